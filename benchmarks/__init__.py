@@ -1,0 +1,1 @@
+"""Benchmarks: one question per script, raw rows kept, tables computed from them."""

@@ -1,0 +1,83 @@
+"""AdminService: promote, roll back, reload, status. What it does lives in `engine.holder`; here it meets the wire.
+
+Served on a port of its own, because whoever may ask for recommendations need not be allowed to change them.
+Kept honest by tests/test_admin.py.
+"""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+from nearcart.v1 import admin_pb2 as wire
+from nearcart.v1 import admin_pb2_grpc as wire_grpc
+
+from engine.holder import LoadState, SnapshotHolder, Verification
+from engine.requests import Check
+from engine.statuses import Traffic
+
+NAME = wire.DESCRIPTOR.services_by_name["AdminService"].full_name
+"""The service's full name, as health and reflection use it."""
+_LOAD_STATES = {
+    LoadState.IDLE: wire.LOAD_STATE_IDLE,
+    LoadState.LOADING: wire.LOAD_STATE_LOADING,
+    LoadState.LOADED: wire.LOAD_STATE_LOADED,
+    LoadState.FAILED: wire.LOAD_STATE_FAILED,
+}
+_VERIFICATIONS = {
+    Verification.OFF: wire.VERIFICATION_OFF,
+    Verification.RUNNING: wire.VERIFICATION_RUNNING,
+    Verification.PASSED: wire.VERIFICATION_PASSED,
+    Verification.FAILED: wire.VERIFICATION_FAILED,
+}
+
+
+class AdminService(wire_grpc.AdminServiceServicer):
+    """Changes and shows what the holder serves; `traffic` counts the calls of RecommendationService."""
+
+    def __init__(self, holder: SnapshotHolder, traffic: Traffic) -> None:
+        self._holder = holder
+        self._traffic = traffic
+        self._started = time.monotonic()
+
+    def PromoteRelease(  # noqa: N802 - the wire's name, as are the others
+        self, request: wire.PromoteReleaseRequest, context: grpc.ServicerContext
+    ) -> wire.PromoteReleaseResponse:
+        """See the .proto."""
+        check = Check()
+        release_id = check.id("release_id", request.release_id)
+        check.close()
+        self._holder.promote(release_id)
+        return wire.PromoteReleaseResponse(release_id=release_id)
+
+    def RollbackRelease(  # noqa: N802
+        self, request: wire.RollbackReleaseRequest, context: grpc.ServicerContext
+    ) -> wire.RollbackReleaseResponse:
+        """See the .proto."""
+        return wire.RollbackReleaseResponse(release_id=self._holder.rollback())
+
+    def ReloadRelease(  # noqa: N802
+        self, request: wire.ReloadReleaseRequest, context: grpc.ServicerContext
+    ) -> wire.ReloadReleaseResponse:
+        """See the .proto."""
+        loaded = self._holder.reload(damaged_too=True)
+        return wire.ReloadReleaseResponse(release_id=self._holder.status.release_id, loaded=loaded)
+
+    def GetStatus(  # noqa: N802
+        self, request: wire.GetStatusRequest, context: grpc.ServicerContext
+    ) -> wire.GetStatusResponse:
+        """See the .proto."""
+        status = self._holder.status
+        response = wire.GetStatusResponse(
+            release_id=status.release_id,
+            current_release_id=self._holder.current(),
+            load_state=_LOAD_STATES[status.load_state],
+            verification=_VERIFICATIONS[status.verification],
+            last_error=status.last_error,
+            uptime_seconds=time.monotonic() - self._started,
+            in_flight=self._traffic.in_flight,
+            answered=self._traffic.answered,
+        )
+        if status.loaded_at is not None:
+            response.loaded_at.FromDatetime(status.loaded_at)
+        return response

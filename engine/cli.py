@@ -1,0 +1,95 @@
+"""The command `nearcart`: finds a command, fills its configuration, runs it, and turns errors into exit codes.
+
+Commands are registered as entry points of the group "nearcart.commands", so the engine lists the trainer's commands
+without importing the trainer. Exit codes: 0 done, 1 could not, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from engine.configuration import as_mapping, parse
+from engine.errors import NearcartError, UsageError
+
+GROUP = "nearcart.commands"
+_ORDER = ("demo", "train", "evaluate", "index", "releases", "serve", "query")
+_TRAIN_PACKAGES = {"duckdb", "pyarrow", "rich", "scipy", "threadpoolctl"}
+
+_log = logging.getLogger("nearcart")
+
+
+class Command(Protocol):
+    """A frozen dataclass whose fields are its options (engine.configuration) and whose docstring is its help."""
+
+    def run(self) -> None:
+        """Do it. Raises NearcartError."""
+
+
+def commands() -> Mapping[str, importlib.metadata.EntryPoint]:
+    """Every registered command, in the order of its use."""
+    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    return {name: found[name] for name in sorted(found, key=lambda name: (*_place(name), name))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    known = commands()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(known), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"nearcart {importlib.metadata.version('nearcart')}")
+        return 0
+    name, program = arguments[0], f"nearcart {arguments[0]}"
+    if name not in known:
+        return _fail("nearcart", f"unknown command {name!r}; expected one of: {', '.join(known)}", 2)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    for ours in ("nearcart", "engine", "trainer"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    try:
+        command: Command = parse(known[name].load(), arguments[1:], os.environ, program)
+        _log.info("%s %s", program, " ".join(f"{key}={value!r}" for key, value in as_mapping(command).items()))
+        command.run()
+    except UsageError as error:
+        return _fail(program, str(error), 2)
+    except NearcartError as error:
+        return _fail(program, str(error), 1)
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_PACKAGES:
+            raise
+        return _fail(program, f"needs the package {error.name!r}: install the extra, pip install 'nearcart[train]'", 1)
+    except KeyboardInterrupt:
+        return _fail(program, "interrupted; nothing was published", 130)
+    except BrokenPipeError:
+        # The reader of our output went away (`nearcart ... | head`); stop quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _help(known: Mapping[str, importlib.metadata.EntryPoint]) -> str:
+    lines = ["usage: nearcart COMMAND ...", "", "From a shop's events to recommendations over gRPC.", "", "commands:"]
+    for name, entry in known.items():
+        summary = (entry.load().__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {name:<10} {summary}")
+    lines += ["", "`nearcart COMMAND --help` explains one; `nearcart --version` prints the version."]
+    return "\n".join(lines)
+
+
+def _place(name: str) -> tuple[int]:
+    return (_ORDER.index(name),) if name in _ORDER else (len(_ORDER),)
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The engine's commands. Each class is one command: its fields are the options, `run` does it.
+
+This module stays light: whatever is heavy is imported inside `run`, so that `nearcart --help` answers at once and a
+client does not load FAISS.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.configuration import option
+from engine.errors import ReleaseCorrupt, ServerError, UsageError
+
+if TYPE_CHECKING:
+    from engine.client import Client, Recommendations
+
+RELEASES_HELP = "directory of releases"
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Answer queries over gRPC from the live release.
+
+    Prints the bound HOST:PORT on a line of its own when it answers. Follows CURRENT: a promoted release is loaded
+    beside the live one and swapped in. SIGTERM drains and ends.
+    """
+
+    releases: Path = option(RELEASES_HELP, metavar="DIR")
+    address: str = option("where to listen; port 0 takes a free one", DEFAULT_ADDRESS, metavar="HOST:PORT")
+    admin_address: str = option(
+        "where the admin service listens; 'next' is loopback at the port after --address, '' turns it off",
+        "next",
+        metavar="HOST:PORT",
+    )
+    workers: int = option("worker processes; this version runs one", 1, metavar="N", minimum=1)
+    device: str = option("where to search: auto takes the best there is", "auto", choices=("auto", "cpu", "gpu"))
+    threads: int = option("queries answered at the same time", 4, metavar="N", minimum=1)
+    drain_seconds: float = option("wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0)
+    poll_seconds: float = option("time between looks at CURRENT; 0 never looks", 5.0, metavar="S", minimum=0)
+    max_message_bytes: int = option("largest request accepted", 4 * 1024 * 1024, metavar="N", minimum=1024)
+    verify_after_start: bool = option("check every file's SHA-256 in the background", True)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises ServerError, ReleaseError."""
+        if self.workers != 1:
+            raise UsageError(f"--workers: found {self.workers}, expected 1: this version serves from one process")
+        if self.device == "gpu":
+            raise ServerError(
+                "--device gpu: this version searches on the CPU only, and no GPU index is built in. "
+                "Use --device auto or --device cpu"
+            )
+        from engine.server import ServerOptions, run_server
+
+        run_server(
+            ServerOptions(
+                releases=self.releases,
+                address=self.address,
+                admin_address=self.admin_address,
+                threads=self.threads,
+                drain_seconds=self.drain_seconds,
+                poll_seconds=self.poll_seconds,
+                max_message_bytes=self.max_message_bytes,
+                verify_after_start=self.verify_after_start,
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """Ask a running server: for a user, for a cart, or for items similar to one."""
+
+    kind: str = option("what to ask for", positional=True, choices=("user", "cart", "similar"))
+    ids: tuple[str, ...] = option("user id, cart's item ids, or item id", positional=True, metavar="ID")
+    limit: int = option("items to ask for", 20, metavar="K")
+    user: str | None = option("with cart: whose cart it is", None, metavar="ID")
+    recent: tuple[str, ...] = option("with user: items seen since training", (), metavar="ID")
+    exclude: tuple[str, ...] = option("items that must not come back", (), metavar="ID")
+    repeat: str | None = option(
+        "items the user already has: default never for users, mix for carts", None, choices=("never", "mix", "only")
+    )
+    strict: bool = option("fail for unknown users and items instead of answering with popular items", False)
+    address: str = option("the server", DEFAULT_ADDRESS, metavar="HOST:PORT")
+    timeout_seconds: float = option("longest wait for the answer", 10.0, metavar="S", minimum=0.001)
+    json: bool = option("print JSON instead of a table", False)
+
+    def run(self) -> None:
+        """Print the answer. Raises ClientError."""
+        if self.kind != "cart" and len(self.ids) != 1:
+            raise UsageError(f"query {self.kind} takes one id, found {len(self.ids)}: {' '.join(self.ids)}")
+        from engine.client import Client
+
+        with Client(self.address, timeout_seconds=self.timeout_seconds) as client:
+            answer = self._ask(client)
+        print(json.dumps(as_json(answer), indent=1) if self.json else as_table(answer))
+
+    def _ask(self, client: Client) -> Recommendations:
+        from engine.queries import Repeat
+
+        repeat = None if self.repeat is None else Repeat(self.repeat)
+        if self.kind == "similar":
+            return client.similar_items(self.ids[0], limit=self.limit, exclude_item_ids=self.exclude, titles=True)
+        common: dict[str, Any] = {
+            "limit": self.limit,
+            "exclude_item_ids": self.exclude,
+            "repeat": repeat,
+            "strict": self.strict,
+            "titles": True,
+        }
+        if self.kind == "user":
+            return client.recommend_for_user(self.ids[0], recent_item_ids=self.recent, **common)
+        return client.recommend_for_cart(self.ids, user_id=self.user, **common)
+
+
+def as_json(answer: Recommendations) -> dict[str, Any]:
+    """An answer as plain values."""
+    return {**vars(answer), "source": answer.source.value}
+
+
+def as_table(answer: Recommendations) -> str:
+    """An answer for people: place, score, id and title, and what was unknown."""
+    width = max((len(item_id) for item_id in answer.item_ids), default=0)
+    titles = answer.titles or ("",) * len(answer.item_ids)
+    lines = [
+        f"{place:>4}  {score:>10.4f}  {item_id:<{width}}  {title}".rstrip()
+        for place, (item_id, score, title) in enumerate(
+            zip(answer.item_ids, answer.scores, titles, strict=True), start=1
+        )
+    ]
+    lines.append(f"{len(answer.item_ids)} items, source {answer.source.value}, release {answer.release_id}")
+    if answer.unknown_item_ids:
+        lines.append(f"unknown items: {', '.join(answer.unknown_item_ids)}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Releases:
+    """List releases, verify one, promote one to be live, or roll back to the one before."""
+
+    action: str = option("what to do", positional=True, choices=("list", "verify", "promote", "rollback"))
+    release_id: str | None = option(
+        "the release to verify or promote; verify without one checks the live release",
+        None,
+        positional=True,
+        metavar="ID",
+    )
+    releases: Path = option(RELEASES_HELP, metavar="DIR")
+    json: bool = option("with list: print JSON instead of a table", False)
+
+    def run(self) -> None:
+        """Print what was done. Raises ReleaseError."""
+        from engine.repository import Repository
+
+        repository = Repository(self.releases)
+        if self.action == "list":
+            self._list(repository)
+        elif self.action == "verify":
+            release_id = self.release_id or repository.current_path().name
+            repository.verify(release_id)
+            print(f"{release_id} is sound: every file has its SHA-256")
+        elif self.action == "promote":
+            if self.release_id is None:
+                raise UsageError("releases promote needs the id of a release; `nearcart releases list` shows them")
+            repository.promote(self.release_id)
+            print(f"{self.release_id} is live")
+        else:
+            print(f"{repository.rollback()} is live")
+
+    def _list(self, repository: Any) -> None:
+        summaries = repository.summaries()
+        if self.json:
+            print(json.dumps([vars(each) for each in summaries], indent=1))
+            return
+        if not summaries:
+            print(f"no releases in {self.releases}", file=sys.stderr)
+        for each in summaries:
+            mark = "*" if each.is_current else " "
+            state = f"{each.created_at}  {each.size_bytes / 1e6:10,.1f} MB"
+            print(f"{mark} {each.release_id}  {state if each.problem is None else 'BROKEN: ' + each.problem}")
+        if any(each.is_current and each.problem for each in summaries):
+            raise ReleaseCorrupt("the live release is broken: `nearcart releases rollback` promotes the one before")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Rebuild the search index of a release, as a new release, with its recall measured.
+
+    The recall is measured against exact search on user vectors and on carts; below the promise nothing is published.
+    """
+
+    releases: Path = option(RELEASES_HELP, metavar="DIR")
+    release: str | None = option("release to rebuild; the live one if not given", None, metavar="ID")
+    recall: float = option("recall@20 promised, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
+    factory: str = option("FAISS factory string, such as Flat, HNSW32 or 'IVF256,Flat'", "Flat", metavar="STRING")
+    search_parameters: str = option(
+        "FAISS search parameters, such as 'efSearch=256' or 'nprobe=64'", "", metavar="STRING"
+    )
+    promote: bool = option("make the new release live", True)
+
+    def run(self) -> None:
+        """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError."""
+        from engine.calibration import rebuild_index
+        from engine.index import IndexPlan
+        from engine.repository import Repository
+
+        repository = Repository(self.releases)
+        release_id = self.release or repository.current_path().name
+        plan = IndexPlan(self.factory, self.search_parameters)
+        published, index = rebuild_index(repository, release_id, plan, self.recall, promote=self.promote)
+        for kind, measured in index["measured"].items():
+            print(
+                f"{kind}: recall@20 {measured['recall@20']:.4f} (lower 95% bound {measured['lower_95']:.4f}), "
+                f"median {measured['median_microseconds']:.0f} us, {measured['queries']} queries"
+            )
+        print(published)

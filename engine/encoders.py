@@ -1,0 +1,39 @@
+"""Query encoders: what turns a history or a cart into the vector that the index is asked with.
+
+An encoder and an item memory make one part of a recommender. `RidgeEncoder` is the exact row solve of ALS training, by
+the same kernel, so a user's stored history encodes to the user's stored vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.row_solver import solve_rows
+
+
+@dataclass(frozen=True)
+class RidgeEncoder:
+    """item_vectors float32 (n_items, d) in the eigenbasis of their Gram matrix, with diagonal spectrum float32 (d,)."""
+
+    item_vectors: NDArray[np.float32]
+    spectrum: NDArray[np.float32]
+    unobserved_weight: float
+    regularization: float
+    regularization_exponent: float
+
+    def encode(self, rows: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The query float32 (d,) of items `rows` with weights `values` (below 0: negative feedback); no rows give 0."""
+        out = np.empty((1, self.item_vectors.shape[1]), dtype=np.float32)
+        indptr = np.array((0, len(rows)), dtype=np.int64)
+        n_items = len(self.item_vectors)
+        failed = solve_rows(
+            indptr, rows, values, self.item_vectors, self.spectrum,
+            self.unobserved_weight, self.regularization, self.regularization_exponent, n_items, 0, 1, out, np.zeros(2),
+        )  # fmt: skip
+        if failed >= 0:
+            raise FloatingPointError("the fold-in of these items is not finite; the release's vectors are damaged")
+        query: NDArray[np.float32] = out[0]
+        return query

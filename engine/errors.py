@@ -1,0 +1,103 @@
+"""Every error the engine raises on purpose.
+
+    NearcartError                     the root of this tree and of the trainer's
+    ├── UsageError                    wrong flags, environment or configuration file; exit code 2
+    ├── ReleaseError
+    │   ├── ReleaseNotFound           no such release, or CURRENT names nothing
+    │   ├── ReleaseCorrupt            a file is missing, cut, changed, or disagrees with the manifest
+    │   ├── ReleaseIncompatible       written in a format version this program does not read
+    │   └── PublishFailed             the disk is full or not writable; nothing was published
+    ├── SearchError
+    │   ├── IndexUnsupported          a factory string FAISS does not know or cannot search here
+    │   └── RecallNotReached          the index missed the promised recall; nothing was published
+    ├── QueryError
+    │   ├── InvalidQuery              malformed request; carries one violation per field
+    │   ├── UnknownUser               strict request for a user this release does not know
+    │   └── UnknownItem               strict request for items this release does not know
+    ├── ServerError                   the server could not start: address taken, device missing
+    └── ClientError                   the server could not be reached or refused the call
+
+A message says what was found, what was expected and what to do. Conversion happens once per boundary: exit codes in
+engine.cli, gRPC statuses in engine.statuses. tests/test_errors.py holds that each class is documented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class NearcartError(Exception):
+    """Root of every error that Nearcart raises on purpose; its text is meant for the user."""
+
+
+class UsageError(NearcartError):
+    """A flag, environment variable or configuration file is wrong."""
+
+
+class ReleaseError(NearcartError):
+    """Something about a release."""
+
+
+class ReleaseNotFound(ReleaseError):
+    """The named release does not exist, or CURRENT names nothing."""
+
+
+class ReleaseCorrupt(ReleaseError):
+    """A file of the release is missing, cut, changed, or disagrees with the manifest."""
+
+
+class ReleaseIncompatible(ReleaseError):
+    """The release is written in a format version that this program does not read."""
+
+
+class PublishFailed(ReleaseError):
+    """The release could not be written; nothing was published."""
+
+
+class SearchError(NearcartError):
+    """Something about the search index."""
+
+
+class IndexUnsupported(SearchError):
+    """FAISS does not know the factory string, or cannot build it for these vectors."""
+
+
+class RecallNotReached(SearchError):
+    """The index missed the promised recall on measured queries."""
+
+
+class QueryError(NearcartError):
+    """A query that cannot be answered."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class InvalidQuery(QueryError):
+    """A malformed query; `violations` names every offending field."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class UnknownUser(QueryError):
+    """A strict query named a user that the release does not hold."""
+
+
+class UnknownItem(QueryError):
+    """A query named only items that the release does not hold, and no other answer was asked for."""
+
+
+class ServerError(NearcartError):
+    """The server could not start."""
+
+
+class ClientError(NearcartError):
+    """The server could not be reached, or refused the call."""

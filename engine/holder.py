@@ -1,0 +1,255 @@
+"""The one mutable reference of a server: which snapshot answers now.
+
+Loading happens beside the answering: a release is opened (which checks and warms it), then the reference is swapped,
+and calls in flight finish on the snapshot they began with. A load that fails changes nothing and is remembered. Two
+threads live here: one follows CURRENT, one checks every file of what was loaded. Kept honest by tests/test_holder.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from engine.errors import ReleaseError, ReleaseNotFound, ServerError
+from engine.service import ServedSnapshot
+
+MAX_RETRY_SECONDS = 300.0
+"""A release that cannot be loaded is tried again after twice the time of the attempt before, up to this."""
+
+logger = logging.getLogger(__name__)
+
+
+class Releases(Protocol):
+    """What the holder needs of an `engine.repository.Repository`."""
+
+    def current(self) -> str | None:
+        """The release that CURRENT names."""
+
+    def path(self, release_id: str) -> Path:
+        """Its directory. Raises ReleaseNotFound."""
+
+    def promote(self, release_id: str) -> None:
+        """Verify a release and make it CURRENT. Raises ReleaseError."""
+
+    def rollback(self) -> str:
+        """Promote the newest sound release older than CURRENT. Raises ReleaseNotFound."""
+
+    def verify(self, release_id: str) -> None:
+        """Check every file. Raises ReleaseCorrupt."""
+
+
+class LoadState(enum.Enum):
+    """Where loading stands."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+
+
+class Verification(enum.Enum):
+    """Where the full check of the serving release stands."""
+
+    OFF = "off"
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class HolderStatus:
+    """What there is to know about the holder; `last_error` is "" while all is well."""
+
+    release_id: str = ""
+    load_state: LoadState = LoadState.IDLE
+    verification: Verification = Verification.OFF
+    last_error: str = ""
+    loaded_at: datetime.datetime | None = None
+
+
+class SnapshotHolder:
+    """Hands out the snapshot of the moment (call it), and replaces it.
+
+    `on_health(healthy)` is called when a snapshot begins to serve, and with False when its files turn out damaged. With
+    `poll_seconds` 0 CURRENT is not followed. Loads wait for each other; answering never waits.
+    """
+
+    def __init__(
+        self,
+        releases: Releases,
+        open_snapshot: Callable[[Path], ServedSnapshot],
+        *,
+        poll_seconds: float = 5.0,
+        verify: bool = True,
+        on_health: Callable[[bool], None] = lambda healthy: None,
+    ) -> None:
+        self.status = HolderStatus()
+        self._releases = releases
+        self._open = open_snapshot
+        self._poll_seconds = poll_seconds
+        self._verify = verify
+        self._on_health = on_health
+        self._snapshot: ServedSnapshot | None = None
+        self._changing = threading.RLock()
+        self._describing = threading.Lock()
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self) -> ServedSnapshot:
+        """The snapshot that answers now. Raises ServerError where none is loaded yet."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise ServerError("no release is loaded yet: try again in a moment, or ask the health service when")
+        return snapshot
+
+    def start(self) -> None:
+        """Load what CURRENT names and follow it from then on. Raises ReleaseError where it cannot be loaded."""
+        self.reload()
+        if self._poll_seconds > 0:
+            self._run(self._follow, "nearcart-releases")
+
+    def stop(self) -> None:
+        """Stop following; a load or check under way is left to end with the process."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(timeout=1.0)
+
+    def reload(self, *, damaged_too: bool = False) -> bool:
+        """Serve what CURRENT names; False where it was serving already. Raises ReleaseError and keeps what serves.
+
+        With `damaged_too` a serving release that failed its check is loaded again, as after copying it anew.
+        """
+        with self._changing:
+            release_id = self._current()
+            damaged = self.status.verification is Verification.FAILED
+            if release_id == self.status.release_id and not (damaged and damaged_too):
+                if self.status.load_state is not LoadState.LOADED:  # CURRENT came back to what is serving
+                    self._describe(load_state=LoadState.LOADED, last_error=self.status.last_error if damaged else "")
+                return False
+            self._swap(self._load(release_id))
+            return True
+
+    def promote(self, release_id: str) -> None:
+        """Load a release, make it CURRENT, serve it. Raises ReleaseError and leaves CURRENT alone where that fails."""
+        with self._changing:
+            snapshot = self._load(release_id)
+            try:
+                self._releases.promote(release_id)
+            except ReleaseError as error:
+                self._describe(load_state=LoadState.FAILED, last_error=str(error))
+                raise
+            self._swap(snapshot)
+
+    def rollback(self) -> str:
+        """Make the release before CURRENT the current one and serve it; returns its id. Raises ReleaseError."""
+        with self._changing:
+            release_id = self._releases.rollback()
+            self.reload()
+            return release_id
+
+    def current(self) -> str:
+        """What CURRENT names, "" where it names nothing or cannot be read."""
+        try:
+            return self._releases.current() or ""
+        except (OSError, ValueError, ReleaseError):
+            return ""
+
+    def _current(self) -> str:
+        try:
+            release_id = self._releases.current()
+        except (OSError, ValueError) as error:  # a file system away for a moment, or bytes that are no text
+            self._describe(load_state=LoadState.FAILED, last_error=f"CURRENT cannot be read: {error}")
+            raise ReleaseError(f"CURRENT cannot be read: {error}") from error
+        if release_id is None:
+            message = (
+                "CURRENT names no release: train one with `nearcart train EVENTS --releases DIR`, or promote one with "
+                "`nearcart releases promote ID --releases DIR`"
+            )
+            self._describe(load_state=LoadState.FAILED, last_error=message)
+            raise ReleaseNotFound(message)
+        return release_id
+
+    def _load(self, release_id: str) -> ServedSnapshot:
+        """Open a release; whatever goes wrong is a ReleaseError."""
+        self._describe(load_state=LoadState.LOADING)
+        logger.info("loading release %s", release_id)
+        try:
+            return self._open(self._releases.path(release_id))
+        except ReleaseError as error:
+            self._describe(load_state=LoadState.FAILED, last_error=str(error))
+            raise
+        except Exception as error:
+            logger.exception("release %s could not be loaded", release_id)
+            message = f"release {release_id} could not be loaded: {error!r}; the server's log has the details"
+            self._describe(load_state=LoadState.FAILED, last_error=message)
+            raise ReleaseError(message) from error
+
+    def _swap(self, snapshot: ServedSnapshot) -> None:
+        self._snapshot = snapshot
+        with self._describing:
+            self.status = HolderStatus(
+                release_id=snapshot.release_id,
+                load_state=LoadState.LOADED,
+                verification=Verification.RUNNING if self._verify else Verification.OFF,
+                loaded_at=datetime.datetime.now(datetime.UTC),
+            )
+        logger.info("serving release %s", snapshot.release_id)
+        self._on_health(True)
+        if self._verify:
+            self._run(lambda: self._check_files(snapshot.release_id), f"nearcart-verify-{snapshot.release_id}")
+
+    def _check_files(self, release_id: str) -> None:
+        """Compare every file with its checksum: pages are mapped from disk, so damage shows only where one looks."""
+        try:
+            self._releases.verify(release_id)
+        except Exception as error:
+            with self._changing:
+                if self.status.release_id != release_id:
+                    return
+                logger.critical(
+                    "the serving release %s is damaged, so health says NOT_SERVING. Promote another, or copy it again "
+                    "and reload: %s",
+                    release_id,
+                    error,
+                    exc_info=not isinstance(error, ReleaseError),
+                )
+                self._describe(verification=Verification.FAILED, last_error=str(error))
+                self._on_health(False)
+            return
+        with self._changing:
+            if self.status.release_id == release_id:
+                self._describe(verification=Verification.PASSED)
+                logger.info("every file of release %s is as it was published", release_id)
+
+    def _follow(self) -> None:
+        """Reload when CURRENT changes; a release that failed is tried again, ever less often."""
+        failed_id, retry_at, delay_seconds = "", 0.0, 0.0
+        while not self._stopped.wait(self._poll_seconds):
+            release_id = self.current()
+            if failed_id and release_id == failed_id and time.monotonic() < retry_at:
+                continue
+            try:
+                self.reload()
+                failed_id = ""
+            except ReleaseError as error:
+                first = release_id != failed_id
+                delay_seconds = self._poll_seconds if first else min(2 * delay_seconds, MAX_RETRY_SECONDS)
+                failed_id, retry_at = release_id, time.monotonic() + delay_seconds
+                logger.error("%s; serving %s as before", error, self.status.release_id)  # noqa: TRY400 - no traceback
+
+    def _run(self, work: Callable[[], None], name: str) -> None:
+        # Daemons: hashing a large release must not hold up the end of the process.
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        thread.start()
+
+    def _describe(self, **changes: object) -> None:
+        with self._describing:
+            self.status = replace(self.status, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,177 @@
+"""Strings by row, and rows by id, without a Python dict.
+
+A `StringTable` is one block of UTF-8 bytes and the offsets that cut it; an `IdTable` adds a hash table of rows with
+open addressing. All three are plain arrays, so a table of a hundred million ids is memory-mapped and opens in
+milliseconds; a look-up touches one or two slots and one string. Rows never leave the program: this module is where ids
+become rows and rows become ids. Checked by tests/test_ids.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import int32, int64, njit, uint64
+from numpy.typing import NDArray
+
+from engine.signatures import bytes_in, int32_in, int32_out, int64_in
+
+MAX_ID_BYTES = 512
+"""Longest id accepted anywhere, in UTF-8 bytes: files, wire and releases."""
+
+_EMPTY = -1
+
+
+@dataclass(frozen=True)
+class StringTable:
+    """n strings: `data` uint8 (total bytes,), `offsets` int64 (n + 1,); row r is data[offsets[r]:offsets[r + 1]]."""
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> StringTable:
+        """Build from Python strings, in their order."""
+        encoded = [string.encode() for string in strings]
+        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum([len(each) for each in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> str:
+        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
+
+    def take(self, rows: NDArray[np.integer]) -> list[str]:
+        """The strings of several rows, in the order of `rows`."""
+        return [self[row] for row in rows.tolist()]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays to store, by the name that `from_arrays` expects."""
+        return {"data": self.data, "offsets": self.offsets}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> StringTable:
+        """The inverse of `arrays`; the arrays may be memory-mapped."""
+        return cls(
+            np.ascontiguousarray(arrays["data"], dtype=np.uint8),
+            np.ascontiguousarray(arrays["offsets"], dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class IdTable:
+    """Unique ids by row, and rows by id: `slots` int32 (power of two >= 2 n,) holds rows, -1 where empty."""
+
+    strings: StringTable
+    slots: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> IdTable:
+        """Build from Python strings, in their order. Raises ValueError on a duplicate."""
+        return cls.over(StringTable.of(ids))
+
+    @classmethod
+    def over(cls, strings: StringTable) -> IdTable:
+        """Index the strings of a table. Raises ValueError on a duplicate."""
+        if len(strings) > np.iinfo(np.int32).max // 2:
+            raise ValueError(f"{len(strings):,} ids: a table holds at most {np.iinfo(np.int32).max // 2:,}")
+        slots = np.full(slots_for(len(strings)), _EMPTY, dtype=np.int32)
+        with np.errstate(over="ignore"):
+            duplicate = _fill_slots(strings.data, strings.offsets, slots)
+        if duplicate != _EMPTY:
+            raise ValueError(f"the id {strings[duplicate]!r} stands twice; ids must be unique")
+        return cls(strings, slots)
+
+    def __len__(self) -> int:
+        return len(self.strings)
+
+    def __getitem__(self, row: int) -> str:
+        return self.strings[row]
+
+    def take(self, rows: NDArray[np.integer]) -> list[str]:
+        """The ids of several rows, in the order of `rows`."""
+        return self.strings.take(rows)
+
+    def row(self, id_: str) -> int:
+        """The row of an id, -1 where the table does not hold it."""
+        return int(self.rows((id_,))[0])
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int32]:
+        """The rows of several ids, -1 where the table does not hold one; one kernel call however many there are."""
+        return self.rows_of(StringTable.of(ids))
+
+    def rows_of(self, wanted: StringTable) -> NDArray[np.int32]:
+        """As `rows`, for ids that are a table already."""
+        out = np.empty(len(wanted), dtype=np.int32)
+        with np.errstate(over="ignore"):
+            _find_rows(self.strings.data, self.strings.offsets, self.slots, wanted.data, wanted.offsets, out)
+        return out
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays to store, by the name that `from_arrays` expects."""
+        return {**self.strings.arrays(), "slots": self.slots}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> IdTable:
+        """The inverse of `arrays`; the arrays may be memory-mapped."""
+        return cls(StringTable.from_arrays(arrays), np.ascontiguousarray(arrays["slots"], dtype=np.int32))
+
+
+def slots_for(n: int) -> int:
+    """The slots of a table of n ids: the power of two that leaves at least half of them empty."""
+    return 1 << max(1, 2 * n - 1).bit_length()
+
+
+@njit(uint64(bytes_in, int64, int64), nogil=True, cache=True)
+def _hash(data, start, stop):  # type: ignore[no-untyped-def]
+    """FNV-1a, 64 bits, with the finalizer of MurmurHash3, since slots are taken from the low bits."""
+    state = np.uint64(0xCBF29CE484222325)
+    for position in range(start, stop):
+        state = (state ^ np.uint64(data[position])) * np.uint64(0x100000001B3)
+    state ^= state >> np.uint64(33)
+    state *= np.uint64(0xFF51AFD7ED558CCD)
+    state ^= state >> np.uint64(33)
+    return state
+
+
+@njit(int64(bytes_in, int64_in, int32_in, bytes_in, int64, int64), nogil=True, cache=True)
+def _find_slot(data, offsets, slots, wanted, start, stop):  # type: ignore[no-untyped-def]
+    """The slot that holds wanted[start:stop], or the empty slot where it would go."""
+    mask = np.uint64(len(slots) - 1)
+    slot = _hash(wanted, start, stop) & mask
+    length = stop - start
+    while True:
+        row = slots[slot]
+        if row == -1:
+            return np.int64(slot)
+        first = offsets[row]
+        if offsets[row + 1] - first == length:
+            same = True
+            for position in range(length):
+                if data[first + position] != wanted[start + position]:
+                    same = False
+                    break
+            if same:
+                return np.int64(slot)
+        slot = (slot + np.uint64(1)) & mask
+
+
+@njit(int32(bytes_in, int64_in, int32_out), nogil=True, cache=True)
+def _fill_slots(data, offsets, slots):  # type: ignore[no-untyped-def]
+    """Enter every row; returns the first row whose string stood there already, -1 if all are unique."""
+    for row in range(len(offsets) - 1):
+        slot = _find_slot(data, offsets, slots, data, offsets[row], offsets[row + 1])
+        if slots[slot] != -1:
+            return np.int32(row)
+        slots[slot] = row
+    return np.int32(-1)
+
+
+@njit((bytes_in, int64_in, int32_in, bytes_in, int64_in, int32_out), nogil=True, cache=True)
+def _find_rows(data, offsets, slots, wanted, wanted_offsets, out):  # type: ignore[no-untyped-def]
+    """out[i] = row of the i-th wanted string, -1 where there is none."""
+    for i in range(len(out)):
+        out[i] = slots[_find_slot(data, offsets, slots, wanted, wanted_offsets[i], wanted_offsets[i + 1])]

@@ -1,0 +1,239 @@
+"""One release: a directory of plain arrays, a FAISS index and a manifest that vouches for them.
+
+`Release` reads one and never changes it. `Draft` writes one beside its final name; engine.repository renames it there.
+The layout, the manifest's fields and what each version means stand in docs/release-format.md; a release written by
+every format version lies under tests/data and is read by tests/test_release.py for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseIncompatible, ReleaseNotFound
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+INDEX_FILE = "index.faiss"
+_REQUIRED = {
+    "release_id": str, "created_at": str, "files": dict,
+    "sizes": dict, "parts": list, "index": dict, "attributes": list,
+}  # fmt: skip
+
+
+class Release:
+    """A release opened for reading: the manifest checked, every file present in its stated size, arrays memory-mapped.
+
+    Opening reads the manifest and file sizes only, whatever the release's size; `verify` reads everything.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = MappingProxyType(_read_manifest(directory))
+        self.release_id = str(self.manifest["release_id"])
+        for name, entry in self.manifest["files"].items():
+            path = directory / name
+            found = path.stat().st_size if path.is_file() else None
+            if found != entry["size_bytes"]:
+                state = "is missing" if found is None else f"has {found:,} bytes"
+                raise ReleaseCorrupt(
+                    f"{path} {state}, the manifest says {entry['size_bytes']:,}: copy the release again, or roll back"
+                )
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest. Raises ReleaseCorrupt."""
+        for name in self.manifest["files"]:
+            self.verified_path(name)
+
+    def verified_path(self, name: str) -> Path:
+        """The path of one file, after comparing its SHA-256 with the manifest. Raises ReleaseCorrupt."""
+        path, expected = self.directory / name, self.manifest["files"][name]["sha256"]
+        found = _sha256(path)
+        if found != expected:
+            raise ReleaseCorrupt(
+                f"{path} has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...: "
+                "the file was changed or damaged after publishing; copy the release again, or roll back"
+            )
+        return path
+
+    def has(self, name: str) -> bool:
+        """Whether the release holds the array `name`."""
+        return f"{name}.npy" in self.manifest["files"]
+
+    def array(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """One array, memory-mapped, read-only. Raises ReleaseCorrupt unless of this dtype and shape (None: any)."""
+        path = self.directory / f"{name}.npy"
+        if not self.has(name):
+            raise ReleaseCorrupt(f"{self.directory} has no array {name!r}, which format {FORMAT_VERSION} requires")
+        try:
+            # asarray drops np.memmap's class, which kernels do not know; the buffer keeps the mapping alive.
+            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (ValueError, OSError, EOFError) as error:
+            raise ReleaseCorrupt(f"{path} is not a readable array: {error}") from error
+        fits = len(array.shape) == len(shape) and all(
+            e is None or f == e for f, e in zip(array.shape, shape, strict=True)
+        )
+        if array.dtype != np.dtype(dtype) or not fits:
+            expected = " x ".join("any" if length is None else f"{length:,}" for length in shape)
+            found = " x ".join(f"{length:,}" for length in array.shape)
+            raise ReleaseCorrupt(
+                f"{path} holds {array.dtype} of {found}, the manifest's sizes say {np.dtype(dtype)} of {expected}"
+            )
+        return array
+
+    def table(self, name: str, n: int, *, n_slots: int | None = None) -> dict[str, NDArray[Any]]:
+        """The arrays of a StringTable of n strings, or with n_slots of an IdTable, that lie under `name`."""
+        arrays = {"offsets": self.array(f"{name}.offsets", np.int64, (n + 1,))}
+        arrays["data"] = self.array(f"{name}.data", np.uint8, (int(arrays["offsets"][-1]),))
+        if n_slots is not None:
+            arrays["slots"] = self.array(f"{name}.slots", np.int32, (n_slots,))
+        return arrays
+
+
+class Draft:
+    """A release being written, in a hidden directory beside its final name; unpublished, it vanishes at the end."""
+
+    def __init__(self, root: Path, release_id: str) -> None:
+        self.release_id = release_id
+        self.directory = root / f".draft-{release_id}"
+        self._files: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Draft:
+        with publishing(self.directory):
+            self.directory.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def add_array(self, name: str, array: NDArray[Any]) -> None:
+        """Write one array as `name`.npy. Raises PublishFailed."""
+        self.add_file(f"{name}.npy", lambda path: _write_array(path, array))
+
+    def add_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the arrays of a table as `name`.<key>.npy."""
+        for key, array in arrays.items():
+            self.add_array(f"{name}.{key}", array)
+
+    def add_file(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let `write` make one file, flush it to the disk and enter its checksum. Raises PublishFailed."""
+        path = self.directory / name
+        with publishing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            flush(path)
+            self._files[name] = {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+    def adopt(self, release: Release, name: str) -> None:
+        """Take one file of another release over, by hard link where the file system can, after verifying it."""
+        source = release.verified_path(name)
+        path = self.directory / name
+        with publishing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except OSError:
+                shutil.copyfile(source, path)
+                flush(path)
+        self._files[name] = dict(release.manifest["files"][name])
+
+    def finish(self, fields: Mapping[str, Any]) -> None:
+        """Write the manifest, last of all files, and flush the directories. Raises PublishFailed."""
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "release_id": self.release_id,
+            **fields,
+            "files": dict(sorted(self._files.items())),
+        }
+        manifest["checksum"] = _manifest_checksum(manifest)
+        path = self.directory / MANIFEST
+        with publishing(path):
+            path.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            flush(path)
+            for folder in {path.parent, *(each.parent for each in self.directory.rglob("*"))}:
+                flush(folder)
+
+
+class publishing:  # noqa: N801 - used as a statement, like contextlib.suppress
+    """Turns an OSError inside the block into PublishFailed, which says where that leaves the releases."""
+
+    def __init__(
+        self,
+        path: Path,
+        outcome: str = "Nothing was published and CURRENT is unchanged; "
+        "free space or choose another --releases directory, and publish again",
+    ) -> None:
+        self._path = path
+        self._outcome = outcome
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise PublishFailed(f"could not write {self._path}: {error}. {self._outcome}") from error
+
+
+def flush(path: Path) -> None:
+    """Flush one file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise ReleaseNotFound(f"{directory} is not a directory: expected a release")
+    if not path.is_file():
+        raise ReleaseCorrupt(f"{directory} has no {MANIFEST}: it was never finished, or is not a release")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ReleaseCorrupt(f"{path} is not JSON ({error}): copy the release again, or roll back") from error
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        raise ReleaseCorrupt(f"{path} names no format_version: it is not the manifest of a release")
+    if manifest.get("checksum") != _manifest_checksum(manifest):
+        raise ReleaseCorrupt(f"{path} does not match its own checksum: it was changed or damaged after publishing")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ReleaseIncompatible(
+            f"{path} is of format version {manifest['format_version']}; this program reads version {FORMAT_VERSION}: "
+            "serve it with the program that wrote it, or train again"
+        )
+    for name, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(name), kind):
+            raise ReleaseCorrupt(f"{path} has no {kind.__name__} {name!r}, which format {FORMAT_VERSION} requires")
+    return manifest
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of everything but the checksum itself."""
+    body = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    """As np.save, which would turn a memory-mapped or read-only array's order and class into surprises."""
+    with path.open("wb") as file:
+        npy_format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,176 @@
+"""Messages become queries here, and whatever is wrong with a message is found here, all of it at once.
+
+Every rule is stated beside its field in proto/nearcart/v1/recommendation.proto; tests/test_service.py holds both
+together. The checks are written out by hand because general validators are too slow to stand before every answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nearcart.v1 import recommendation_pb2 as wire
+
+from engine.errors import InvalidQuery, Violation
+from engine.ids import MAX_ID_BYTES
+from engine.queries import (
+    DEFAULT_LIMIT,
+    MAX_BATCH_ANSWERS,
+    MAX_BATCH_QUERIES,
+    MAX_CART_ITEMS,
+    MAX_LIMIT,
+    CartQuery,
+    Repeat,
+    SimilarQuery,
+    UserQuery,
+)
+
+MAX_VIOLATIONS = 20
+"""Violations one refusal lists, so that it fits into the 8 KiB that HTTP/2 peers accept as trailers."""
+_REPEATS: dict[int, Repeat] = {
+    wire.REPEAT_NEVER: Repeat.NEVER,
+    wire.REPEAT_MIX: Repeat.MIX,
+    wire.REPEAT_ONLY: Repeat.ONLY,
+}
+
+
+def user_query(request: wire.RecommendForUserRequest) -> UserQuery:
+    """Raises InvalidQuery."""
+    check = Check()
+    query = UserQuery(
+        user_id=check.id("user_id", request.user_id),
+        limit=check.limit(request.limit if request.HasField("limit") else None),
+        exclude_item_ids=check.ids("exclude_item_ids", request.exclude_item_ids),
+        recent_item_ids=check.ids("recent_item_ids", request.recent_item_ids, most=MAX_CART_ITEMS),
+        repeat=check.repeat(request.repeat, Repeat.NEVER),
+        strict=request.strict,
+    )
+    check.close()
+    return query
+
+
+def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:
+    """Raises InvalidQuery."""
+    check = Check()
+    query = CartQuery(
+        item_ids=check.ids("item_ids", request.item_ids, least=1, most=MAX_CART_ITEMS),
+        user_id=check.id("user_id", request.user_id) if request.HasField("user_id") else None,
+        limit=check.limit(request.limit if request.HasField("limit") else None),
+        exclude_item_ids=check.ids("exclude_item_ids", request.exclude_item_ids),
+        repeat=check.repeat(request.repeat, Repeat.MIX),
+        strict=request.strict,
+    )
+    check.user_for("user_id", query)
+    check.close()
+    return query
+
+
+def similar_query(request: wire.RecommendSimilarItemsRequest) -> SimilarQuery:
+    """Raises InvalidQuery."""
+    check = Check()
+    query = SimilarQuery(
+        item_id=check.id("item_id", request.item_id),
+        limit=check.limit(request.limit if request.HasField("limit") else None),
+        exclude_item_ids=check.ids("exclude_item_ids", request.exclude_item_ids),
+    )
+    check.close()
+    return query
+
+
+def user_queries(request: wire.BatchRecommendForUsersRequest) -> list[UserQuery]:
+    """Raises InvalidQuery."""
+    check = Check()
+    user_ids = check.ids("user_ids", request.user_ids, least=1, most=MAX_BATCH_QUERIES)
+    limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(user_ids))
+    excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
+    repeat = check.repeat(request.repeat, Repeat.NEVER)
+    check.close()
+    return [UserQuery(user_id, limit, excluded, (), repeat, request.strict) for user_id in user_ids]
+
+
+def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]:
+    """Raises InvalidQuery."""
+    check = Check()
+    check.count("carts", len(request.carts), 1, MAX_BATCH_QUERIES)
+    limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(request.carts))
+    excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
+    repeat = check.repeat(request.repeat, Repeat.MIX)
+    queries = []
+    for position, cart in enumerate(request.carts):
+        item_ids = check.ids(f"carts[{position}].item_ids", cart.item_ids, least=1, most=MAX_CART_ITEMS)
+        user_id = check.id(f"carts[{position}].user_id", cart.user_id) if cart.HasField("user_id") else None
+        queries.append(CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict))
+        check.user_for(f"carts[{position}].user_id", queries[-1])
+    check.close()
+    return queries
+
+
+class Check:
+    """Collects what is wrong with one request. Every method returns the value to go on with; `close` raises."""
+
+    def __init__(self) -> None:
+        self._violations: list[Violation] = []
+
+    def close(self) -> None:
+        """Raise InvalidQuery with the first MAX_VIOLATIONS violations, if there were any."""
+        if self._violations:
+            raise InvalidQuery(self._violations)
+
+    def id(self, field: str, value: str) -> str:
+        """An id that must be there."""
+        if not value:
+            self._add(field, f"is empty; expected an id of 1 to {MAX_ID_BYTES} bytes")
+        elif (size := len(value.encode())) > MAX_ID_BYTES:
+            self._add(field, f"has {size:,} bytes; an id has at most {MAX_ID_BYTES}")
+        elif "\0" in value:
+            self._add(field, "holds a NUL character; ids are text without one")
+        return value
+
+    def ids(self, field: str, values: Sequence[str], *, least: int = 0, most: int | None = None) -> list[str]:
+        """A list of ids; without `most` it may have any length."""
+        ids = list(values)
+        if most is not None:
+            self.count(field, len(ids), least, most)
+        # Three passes in C settle nearly every request; only a list with something odd in it is walked id by id.
+        if ids and (not all(ids) or max(map(len, ids)) > MAX_ID_BYTES // 4 or "\0" in "".join(ids)):
+            for position, each in enumerate(ids):
+                self.id(f"{field}[{position}]", each)
+                if len(self._violations) >= MAX_VIOLATIONS:
+                    break
+        return ids
+
+    def count(self, field: str, found: int, least: int, most: int) -> None:
+        """The length of a list."""
+        if not least <= found <= most:
+            self._add(field, f"has {found:,} elements; expected {least} to {most:,}")
+
+    def limit(self, value: int | None, *, n_queries: int = 1) -> int:
+        """How many items to answer, None where the request does not say."""
+        limit = DEFAULT_LIMIT if value is None else value
+        if not 1 <= limit <= MAX_LIMIT:
+            self._add("limit", f"is {limit:,}; expected 1 to {MAX_LIMIT:,}, or unset for {DEFAULT_LIMIT}")
+        elif n_queries <= MAX_BATCH_QUERIES and n_queries * limit > MAX_BATCH_ANSWERS:
+            self._add(
+                "limit",
+                f"is {limit:,} for {n_queries:,} queries; their product may be {MAX_BATCH_ANSWERS:,} at most: "
+                "lower it or split the batch",
+            )
+        return limit
+
+    def repeat(self, value: int, default: Repeat) -> Repeat:
+        """What becomes of items the user already has."""
+        if value == wire.REPEAT_UNSPECIFIED:
+            return default
+        repeat = _REPEATS.get(value)  # enums of proto3 are open: the wire carries any number
+        if repeat is None:
+            self._add("repeat", f"is {value}, which the enum Repeat does not name")
+            return default
+        return repeat
+
+    def user_for(self, field: str, query: CartQuery) -> None:
+        """The user whose history Repeat.ONLY asks for."""
+        if query.repeat is Repeat.ONLY and query.user_id is None:
+            self._add(field, "is unset; REPEAT_ONLY asks for items of a user's history, so name the user")
+
+    def _add(self, field: str, description: str) -> None:
+        if len(self._violations) < MAX_VIOLATIONS:
+            self._violations.append(Violation(field, description))

@@ -1,0 +1,268 @@
+"""A snapshot: one release loaded, checked and warmed, which answers queries by id until it is dropped.
+
+A snapshot never changes; publishing makes a new one and swaps the reference, so users, items, exclusions and index
+always belong together. Ids become rows on the way in and ids again on the way out. Every answer has exactly min(limit,
+allowed items) items. Checked against brute force over the release's own arrays by tests/test_retrieval.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.encoders import RidgeEncoder
+from engine.errors import InvalidQuery, ReleaseCorrupt, ReleaseIncompatible, UnknownItem, UnknownUser, Violation
+from engine.ids import IdTable, StringTable, slots_for
+from engine.index import Found, Index, IndexPlan
+from engine.queries import Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
+from engine.release import INDEX_FILE, Release
+
+TITLE = "title"
+_CANARY_TOLERANCE = 1e-4
+"""Relative difference allowed between a canary's stored scores and those computed on another processor."""
+
+Rows = NDArray[np.int32]
+_NO_ROWS: Rows = np.empty(0, dtype=np.int32)
+_NO_VALUES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+
+
+class Snapshot:
+    """A release ready to answer. Thread-safe; holds only memory-mapped arrays and the FAISS index."""
+
+    def __init__(self, release: Release) -> None:
+        manifest = release.manifest
+        part, n_users, n_items, n_entries, factors = _dense_part(manifest)
+        self.release_id = release.release_id
+        self.manifest: Mapping[str, Any] = manifest
+        self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))
+        self._items = IdTable.from_arrays(release.table("items/ids", n_items, n_slots=slots_for(n_items)))
+        self._history_starts = release.array("users/history.indptr", np.int64, (n_users + 1,))
+        if self._history_starts[-1] != n_entries:
+            raise ReleaseCorrupt(
+                f"{release.directory}: the users' histories end at {self._history_starts[-1]:,}, "
+                f"the manifest says {n_entries:,} entries: copy the release again, or roll back"
+            )
+        self._history_rows = release.array("users/history.indices", np.int32, (n_entries,))
+        self._history_values = release.array("users/history.values", np.float32, (n_entries,))
+        self._user_vectors = release.array("parts/0/user_vectors", np.float32, (n_users, factors))
+        self._popularity = release.array("items/popularity", np.int32, (n_items,))
+        self._popular_rows = release.array("items/popular_rows", np.int32, (n_items,))
+        self._available = release.array("items/available", np.bool_, (n_items,))
+        self._titles = _titles(release, n_items)
+        item_vectors = release.array("parts/0/item_vectors", np.float32, (n_items, factors))
+        spectrum = release.array("parts/0/spectrum", np.float32, (factors,))
+        encoder = {key: value for key, value in part["encoder"].items() if key != "kind"}
+        self._encoder = RidgeEncoder(item_vectors, spectrum, **encoder)
+        index = manifest["index"]
+        plan = IndexPlan(index["factory"], index["search_parameters"])
+        self._index = Index(release.verified_path(INDEX_FILE), item_vectors, plan, self._available)
+        self._check_canaries(release)
+
+    @classmethod
+    def open(cls, directory: Path) -> Snapshot:
+        """Load, check and warm the release in `directory`. Raises ReleaseError."""
+        return cls(Release(directory))
+
+    def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
+        """What each user should see next. Raises UnknownUser for a strict query that cannot be personal."""
+        return self._answer([self._for_user(query) for query in queries])
+
+    def recommend_for_carts(self, queries: Sequence[CartQuery]) -> list[Answer]:
+        """What goes with each cart. Raises UnknownItem or UnknownUser for a strict query, InvalidQuery."""
+        return self._answer([self._for_cart(query) for query in queries])
+
+    def similar_items(self, query: SimilarQuery) -> Answer:
+        """Items like this one: the answer to a cart of it alone. Raises UnknownItem."""
+        row = self._items.row(query.item_id)
+        if row < 0:
+            raise UnknownItem(f"release {self.release_id} does not hold the item {query.item_id[:128]!r}")
+        rows = np.array([row], dtype=np.int32)
+        excluded = _union(rows, self._known(query.exclude_item_ids)[0])
+        vector = self._encoder.encode(rows, _ones(rows))
+        return self._answer([_Plan(query.limit, Source.SIMILAR, excluded, vector)])[0]
+
+    def titles(self, item_ids: Sequence[str]) -> list[str]:
+        """The title of each item, "" where it has none or is unknown."""
+        rows = self._items.rows(item_ids).tolist()
+        return ["" if self._titles is None or row < 0 else self._titles[row] for row in rows]
+
+    def _for_user(self, query: UserQuery) -> _Plan:
+        user = self._users.row(query.user_id)
+        recent, unknown = self._known(query.recent_item_ids)
+        rows, values = self._history(user)
+        excluded = self._known(query.exclude_item_ids)[0]
+        if user < 0 and not len(recent):
+            if query.strict:
+                raise UnknownUser(
+                    f"release {self.release_id} does not hold the user {query.user_id[:128]!r}, "
+                    "and no recent item is known"
+                )
+            return _Plan(query.limit, Source.POPULAR, excluded, None, _only(query.repeat, _NO_ROWS), unknown)
+        if len(recent):
+            rows, values = _merge(rows, values, recent)
+            vector = self._encoder.encode(rows, values)
+        else:
+            vector = self._user_vectors[user]
+        if query.repeat is Repeat.NEVER:
+            excluded = _union(excluded, rows)
+        return _Plan(query.limit, Source.PERSONAL, excluded, vector, _only(query.repeat, rows[values > 0]), unknown)
+
+    def _for_cart(self, query: CartQuery) -> _Plan:
+        cart, unknown = self._known(query.item_ids)
+        user = -1 if query.user_id is None else self._users.row(query.user_id)
+        if query.user_id is None and query.repeat is Repeat.ONLY:
+            raise InvalidQuery([Violation("repeat", "ONLY means items of the user's history: give a user_id")])
+        if query.strict and query.user_id is not None and user < 0:
+            raise UnknownUser(f"release {self.release_id} does not hold the user {query.user_id[:128]!r}")
+        if query.strict and not len(cart):
+            raise UnknownItem(f"release {self.release_id} holds none of the {len(query.item_ids):,} items of the cart")
+        history, values = self._history(user)
+        excluded = _union(self._known(query.exclude_item_ids)[0], cart)
+        if query.repeat is Repeat.NEVER:
+            excluded = _union(excluded, history)
+        only = _only(query.repeat, history[values > 0])
+        if len(cart):
+            vector = self._encoder.encode(cart, _ones(cart))
+            return _Plan(query.limit, Source.CART, excluded, vector, only, unknown)
+        if len(history):
+            return _Plan(query.limit, Source.PERSONAL, excluded, self._user_vectors[user], only, unknown)
+        return _Plan(query.limit, Source.POPULAR, excluded, None, only, unknown)
+
+    def _answer(self, plans: Sequence[_Plan]) -> list[Answer]:
+        """Search all vectors over the whole catalogue in one call; the rest is a few rows each."""
+        found: list[Found | None] = [plan.directly(self._index) for plan in plans]
+        for limit in {
+            plan.limit for plan, each in zip(plans, found, strict=True) if each is None and plan.vector is not None
+        }:
+            batch = [
+                i
+                for i, plan in enumerate(plans)
+                if found[i] is None and plan.vector is not None and plan.limit == limit
+            ]
+            queries = np.stack([vector for i in batch if (vector := plans[i].vector) is not None])
+            excluded = [plans[i].excluded for i in batch]
+            for i, each in zip(batch, self._index.search(queries, limit, excluded), strict=True):
+                found[i] = each
+        answers = []
+        for plan, answer in zip(plans, found, strict=True):
+            rows, scores = self._most_popular(plan) if answer is None else answer
+            answers.append(Answer(self._items.take(rows), scores, plan.source, plan.unknown_item_ids))
+        return answers
+
+    def _most_popular(self, plan: _Plan) -> Found:
+        """The first available rows of the popularity order that are not excluded."""
+        taken: list[Rows] = []
+        wanted, start, size = plan.limit, 0, plan.limit + len(plan.excluded) + 64
+        while wanted > 0 and start < len(self._popular_rows):
+            rows = self._popular_rows[start : start + size]
+            rows = rows[self._available[rows] & ~np.isin(rows, plan.excluded)][:wanted]
+            taken.append(rows)
+            wanted -= len(rows)
+            start += size
+        chosen = np.concatenate(taken) if taken else _NO_ROWS
+        return chosen, self._popularity[chosen].astype(np.float32)
+
+    def _history(self, user: int) -> tuple[Rows, NDArray[np.float32]]:
+        if user < 0:
+            return _NO_ROWS, _NO_VALUES
+        start, stop = self._history_starts[user], self._history_starts[user + 1]
+        return self._history_rows[start:stop], self._history_values[start:stop]
+
+    def _known(self, item_ids: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
+        """The rows of the known ids, ascending and unique, and the ids that are unknown, in their order."""
+        if not item_ids:
+            return _NO_ROWS, ()
+        rows = self._items.rows(item_ids)
+        unknown = tuple(dict.fromkeys(item_ids[i] for i in np.flatnonzero(rows < 0).tolist()))
+        return np.unique(rows[rows >= 0]), unknown
+
+    def _check_canaries(self, release: Release) -> None:
+        """Answer the release's stored carts and compare; this also touches the pages that the first queries need."""
+        starts = release.array("canaries/carts.indptr", np.int64, (None,))
+        carts = release.array("canaries/carts.indices", np.int32, (int(starts[-1]),))
+        expected = release.array("canaries/scores", np.float32, (None, None))
+        for i, scores in enumerate(expected):
+            cart = carts[starts[i] : starts[i + 1]]
+            vector = self._encoder.encode(cart, _ones(cart))
+            found = self._index.scan(vector, len(scores), cart)[1]
+            self._index.search(vector[np.newaxis], len(scores), [cart])
+            if len(found) != len(scores) or not np.allclose(found, scores, rtol=_CANARY_TOLERANCE, atol=1e-6):
+                raise ReleaseCorrupt(
+                    f"{release.directory}: canary {i} scores {found[:3]}..., the release stores {scores[:3]}...: "
+                    "vectors and index do not belong together; publish again"
+                )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one query comes to: a vector to search with, or only a few candidates, or neither (popular)."""
+
+    limit: int
+    source: Source
+    excluded: Rows
+    vector: NDArray[np.float32] | None
+    only: Rows | None = None
+    unknown_item_ids: tuple[str, ...] = ()
+
+    def directly(self, index: Index) -> Found | None:
+        """The answer where only a few rows are candidates; None where the catalogue must be searched."""
+        if self.only is None:
+            return None
+        rows = np.setdiff1d(self.only, self.excluded, assume_unique=True)
+        if self.vector is None:
+            return _NO_ROWS, _NO_VALUES
+        return index.best_of(self.vector, self.limit, rows)
+
+
+def _dense_part(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], int, int, int, int]:
+    """The one part this version serves, and the sizes. Raises ReleaseIncompatible, ReleaseCorrupt."""
+    try:
+        parts, sizes = manifest["parts"], manifest["sizes"]
+        kinds = [(part["encoder"]["kind"], part["memory"]["kind"]) for part in parts]
+        if kinds != [("ridge", "dense")]:
+            raise ReleaseIncompatible(
+                f"release {manifest['release_id']} has the parts {kinds}; this program serves one (ridge, dense) part"
+            )
+        return (
+            parts[0],
+            int(sizes["users"]),
+            int(sizes["items"]),
+            int(sizes["entries"]),
+            int(parts[0]["memory"]["factors"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
+
+
+def _titles(release: Release, n_items: int) -> StringTable | None:
+    for i, attribute in enumerate(release.manifest["attributes"]):
+        if attribute["name"] == TITLE and attribute["kind"] == "text":
+            return StringTable.from_arrays(release.table(f"items/attributes/{i}", n_items))
+    return None
+
+
+def _merge(rows: Rows, values: NDArray[np.float32], added: Rows) -> tuple[Rows, NDArray[np.float32]]:
+    """History and added rows, ascending; a row that is in both keeps the larger of its weight and 1."""
+    union = np.union1d(rows, added)
+    merged = np.zeros(len(union), dtype=np.float32)
+    merged[np.searchsorted(union, rows)] = values
+    places = np.searchsorted(union, added)
+    merged[places] = np.maximum(merged[places], np.float32(1))
+    return union.astype(np.int32), merged
+
+
+def _only(repeat: Repeat, rows: Rows) -> Rows | None:
+    return rows if repeat is Repeat.ONLY else None
+
+
+def _union(first: Rows, second: Rows) -> Rows:
+    return np.union1d(first, second).astype(np.int32) if len(second) else first
+
+
+def _ones(rows: Rows) -> NDArray[np.float32]:
+    return np.ones(len(rows), dtype=np.float32)

@@ -1,0 +1,246 @@
+"""The server: sockets, threads, health, reflection, signals. What is answered stands in `engine.service`.
+
+One process, a pool of threads, each FAISS call on one thread of its own. The admin service listens on a second port, on
+the loopback interface unless told otherwise. Health says SERVING only while a release is loaded and sound. Kept honest
+by tests/test_server.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from nearcart.v1 import admin_pb2, recommendation_pb2
+
+from engine import admin, service
+from engine.errors import ServerError, UsageError
+from engine.health import Health
+from engine.holder import Releases, SnapshotHolder
+from engine.service import ServedSnapshot
+from engine.statuses import Traffic, add_service
+
+STOP_GRACE_SECONDS = 10.0
+"""How long calls in flight may take when the server stops."""
+NEXT_PORT = "next"
+"""The admin address that means: loopback, the port after the service's, or a free one where that is 0."""
+_ADMIN_THREADS = 4
+_LOOPBACKS = ("127.", "localhost:", "[::1]:")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to serve. Addresses are HOST:PORT, port 0 takes a free one; an empty `admin_address` means no admin service.
+
+    `threads` answer at the same time; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
+    calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never.
+    """
+
+    releases: Path
+    address: str = "127.0.0.1:50051"
+    admin_address: str = NEXT_PORT
+    threads: int = 4
+    drain_seconds: float = 0.0
+    poll_seconds: float = 5.0
+    max_message_bytes: int = 4 * 1024 * 1024
+    verify_after_start: bool = True
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What is behind the service: releases, how to open one, and what a thread does before its first answer."""
+
+    releases: Releases
+    open_snapshot: Callable[[Path], ServedSnapshot]
+    prepare_thread: Callable[[], None]
+
+    @classmethod
+    def of(cls, directory: Path) -> Backend:
+        """The real thing."""
+        # Here, so that protocol, limits and errors can be tested and read about without loading FAISS.
+        from engine.index import use_one_thread
+        from engine.repository import Repository
+        from engine.retrieval import Snapshot
+
+        return cls(Repository(directory), Snapshot.open, use_one_thread)
+
+
+class Server:
+    """A server that answers between `start` and `stop`, or inside `with`. Signals are `run_server`'s business."""
+
+    def __init__(self, options: ServerOptions, backend: Backend | None = None) -> None:
+        self.address = ""
+        self.admin_address = ""
+        self._options = options
+        self._backend = backend or Backend.of(options.releases)
+        self._health = Health(service.NAME)
+        self._admin_health = Health(admin.NAME)
+        self.holder = SnapshotHolder(
+            self._backend.releases,
+            self._backend.open_snapshot,
+            poll_seconds=options.poll_seconds,
+            verify=options.verify_after_start,
+            on_health=self._health.set,
+        )
+        self._servers: list[tuple[grpc.Server, ThreadPoolExecutor]] = []
+
+    def start(self) -> None:
+        """Bind, load the current release, and say SERVING. Ports come first: a taken one costs no minutes of loading.
+
+        Raises UsageError, ServerError or ReleaseError, and then holds nothing.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, *, drain: Callable[[float], None] | None = None) -> None:
+        """Say NOT_SERVING, let `drain` wait for load balancers, refuse new calls, end those in flight."""
+        self._health.shut_down()
+        self._admin_health.shut_down()
+        if drain is not None and self._options.drain_seconds > 0:
+            drain(self._options.drain_seconds)
+        endings = [server.stop(STOP_GRACE_SECONDS) for server, _ in self._servers]
+        self._health.end_watches()
+        self._admin_health.end_watches()
+        for ending in endings:
+            ending.wait()
+        self.holder.stop()
+        for _, threads in self._servers:
+            threads.shutdown()
+        self._servers = []
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        traffic = Traffic()
+        server = self._new(self._options.threads, "nearcart-answer", self._health, service.NAME)
+        descriptor = recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"]
+        add_service(server, descriptor, service.RecommendationService(self.holder), traffic)
+        self.address = _bind(server, self._options.address, "--address")
+        admin_address = self._options.admin_address
+        if admin_address == NEXT_PORT:
+            admin_address = _next_port(self._options.address)
+        if admin_address:
+            admin_server = self._new(_ADMIN_THREADS, "nearcart-admin", self._admin_health, admin.NAME)
+            descriptor = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
+            add_service(admin_server, descriptor, admin.AdminService(self.holder, traffic), Traffic())
+            self.admin_address = _bind(admin_server, admin_address, "--admin-address")
+            if not admin_address.startswith(_LOOPBACKS):
+                logger.warning("the admin service at %s can be reached from other machines", self.admin_address)
+        for each, _ in self._servers:
+            each.start()
+        self._admin_health.set(True)
+        self.holder.start()
+        logger.info("answering at %s, admin at %s", self.address, self.admin_address or "no address")
+
+    def _new(self, threads: int, thread_name: str, health_of: Health, name: str) -> grpc.Server:
+        pool = ThreadPoolExecutor(threads, thread_name, initializer=self._backend.prepare_thread)
+        size = self._options.max_message_bytes
+        server = grpc.server(
+            pool,
+            options=[
+                # On by default, and then a second server on the port starts silently and takes half of the connections.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", size),
+                # Clients behind proxies may ping this often to keep idle connections open.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        self._servers.append((server, pool))
+        health_pb2_grpc.add_HealthServicer_to_server(health_of.servicer, server)
+        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+
+def run_server(
+    options: ServerOptions, *, on_ready: Callable[[str], None] | None = None, backend: Backend | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second one cuts draining short. Only for the main thread.
+
+    `on_ready` gets the bound HOST:PORT as soon as it answers; by default it is printed on a line of its own. Before
+    that, signals do what they do to any program. Raises UsageError, ServerError or ReleaseError.
+    """
+    # A SimpleQueue may be filled from a signal handler; an Event may not, its lock can be held by this very thread.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signals.put(number)
+
+    def drain(seconds: float) -> None:
+        logger.info("draining for %g seconds", seconds)
+        try:
+            signals.get(timeout=seconds)
+        except queue.Empty:
+            return
+
+    server = Server(options, backend)
+    server.start()
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        (on_ready or _print_address)(server.address)
+        logger.info("%s: stopping", signal.Signals(signals.get()).name)
+    finally:
+        server.stop(drain=drain)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _print_address(address: str) -> None:
+    print(address, flush=True)
+
+
+def _bind(server: grpc.Server, address: str, flag: str) -> str:
+    """Listen; returns the address with the port that was taken. Raises UsageError or ServerError."""
+    host, port = _parts(address, flag)
+    _check_free(host, port, address, flag)
+    try:
+        return f"{host}:{server.add_insecure_port(address)}"
+    except RuntimeError as error:
+        raise ServerError(f"cannot listen on {address}: {error}. Choose another with {flag} HOST:PORT") from error
+
+
+def _check_free(host: str, port: int, address: str, flag: str) -> None:
+    """Try the address with a plain socket, which says why it fails, as gRPC does not."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen()
+    except OSError as error:
+        raise ServerError(
+            f"cannot listen on {address}: {error.strerror or error}. Stop the program that holds the port, or choose "
+            f"another address with {flag} HOST:PORT (port 0 takes a free one)"
+        ) from error
+
+
+def _next_port(address: str) -> str:
+    _, port = _parts(address, "--address")
+    return f"127.0.0.1:{port + 1 if 0 < port < 65_535 else 0}"
+
+
+def _parts(address: str, flag: str) -> tuple[str, int]:
+    host, separator, port = address.rpartition(":")
+    if not (separator and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise UsageError(f"{flag} is {address!r}; expected HOST:PORT with a port from 0 to 65535, as 127.0.0.1:50051")
+    return host, int(port)

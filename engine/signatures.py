@@ -1,0 +1,25 @@
+"""The numba types that kernel signatures are written with.
+
+Signatures are explicit, so that a kernel is compiled (or read from the cache) when its module is imported: never inside
+a request, never twice. Inputs are declared read-only, which admits both ordinary and memory-mapped arrays.
+"""
+
+from __future__ import annotations
+
+from numba import types
+
+bytes_in = types.Array(types.uint8, 1, "C", readonly=True)
+int32_in = types.Array(types.int32, 1, "C", readonly=True)
+int64_in = types.Array(types.int64, 1, "C", readonly=True)
+float32_in = types.Array(types.float32, 1, "C", readonly=True)
+float32_rows_in = types.Array(types.float32, 2, "C", readonly=True)
+
+int32_out = types.Array(types.int32, 1, "C")
+int64_out = types.Array(types.int64, 1, "C")
+float32_out = types.Array(types.float32, 1, "C")
+float32_rows_out = types.Array(types.float32, 2, "C")
+float64_out = types.Array(types.float64, 1, "C")
+float64_rows_out = types.Array(types.float64, 2, "C")
+
+# `fastmath=True` would let the compiler drop the NaN checks that divergence is found with.
+FASTMATH = {"contract", "reassoc", "nsz", "arcp"}

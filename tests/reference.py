@@ -1,0 +1,110 @@
+"""The slow, obvious float64 twins: written from the definitions, with full matrices, never from a kernel's algebra."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def dense(indptr, indices, values, n_columns):
+    """Rows as full matrices: weights (rows, columns) and targets (rows, columns), both 0 where nothing was observed.
+
+    A value v > 0 is weight v with target 1; v < 0 is weight -v with target 0.
+    """
+    weights = np.zeros((len(indptr) - 1, n_columns))
+    targets = np.zeros_like(weights)
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            weights[row, indices[entry]] = abs(float(values[entry]))
+            targets[row, indices[entry]] = 1.0 if values[entry] > 0 else 0.0
+    return weights, targets
+
+
+def row_penalty(n_entries, unobserved_weight, regularization, exponent, n_others):
+    """lambda_row = lambda (n + a0 |others|)^nu."""
+    return regularization * (n_entries + unobserved_weight * n_others) ** exponent
+
+
+def solve_row(weights, targets, others, unobserved_weight, penalty):
+    """The minimizer of sum_j w_j (t_j - x'y_j)^2 + a0 sum_j (x'y_j)^2 + penalty |x|^2, by its normal equations."""
+    others = others.astype(np.float64)
+    d = others.shape[1]
+    system = penalty * np.eye(d)
+    right = np.zeros(d)
+    for j, vector in enumerate(others):
+        system += (weights[j] + unobserved_weight) * np.outer(vector, vector)
+        right += weights[j] * targets[j] * vector
+    return np.linalg.solve(system, right) if weights.any() else np.zeros(d)
+
+
+def objective(weights, targets, users, items, n_entries_by_user, n_entries_by_item, options):
+    """The whole loss of the map, every pair of user and item visited."""
+    users, items = users.astype(np.float64), items.astype(np.float64)
+    loss = 0.0
+    for u in range(len(users)):
+        for i in range(len(items)):
+            prediction = float(users[u] @ items[i])
+            loss += weights[u, i] * (targets[u, i] - prediction) ** 2 + options.unobserved_weight * prediction**2
+    for vectors, counts, n_others in ((users, n_entries_by_user, len(items)), (items, n_entries_by_item, len(users))):
+        for vector, count in zip(vectors, counts, strict=True):
+            penalty = row_penalty(
+                count, options.unobserved_weight, options.regularization, options.regularization_exponent, n_others
+            )
+            loss += penalty * float(vector @ vector)
+    return loss
+
+
+def als(weights, targets, n_by_user, n_by_item, items, options):
+    """Alternating exact solves from the given first item vectors, users first, the users once more at the end."""
+    users = np.zeros((len(weights), items.shape[1]))
+
+    def solve_all(weights, targets, counts, others):
+        return np.stack(
+            [
+                solve_row(
+                    w,
+                    t,
+                    others,
+                    options.unobserved_weight,
+                    row_penalty(
+                        n,
+                        options.unobserved_weight,
+                        options.regularization,
+                        options.regularization_exponent,
+                        len(others),
+                    ),
+                )
+                for w, t, n in zip(weights, targets, counts, strict=True)
+            ]
+        )
+
+    for _ in range(options.epochs):
+        users = solve_all(weights, targets, n_by_user, items)
+        items = solve_all(weights.T, targets.T, n_by_item, users)
+    users = solve_all(weights, targets, n_by_user, items)
+    return users, items
+
+
+def best_rows(scores, k):
+    """Positions of the k largest scores, falling, ties to the smaller position; -inf and NaN never."""
+    allowed = [i for i, score in enumerate(scores) if score > -math.inf]
+    return sorted(allowed, key=lambda i: (-float(scores[i]), i))[:k]
+
+
+def metrics(ranking, relevant, k):
+    """Every metric of one user at k, from the ranked ids and the set of relevant ids, by the textbook."""
+    relevant = set(relevant)
+    top = ranking[:k]
+    hits = [item in relevant for item in top]
+    gain = sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit)
+    ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
+    first = next((place for place, hit in enumerate(hits, start=1) if hit), None)
+    return {
+        "recall": sum(hits) / len(relevant),
+        "recall/min": sum(hits) / min(k, len(relevant)),
+        "precision": sum(hits) / k,
+        "ndcg": gain / ideal,
+        "mrr": 0.0 if first is None else 1 / first,
+        "hr": float(any(hits)),
+    }

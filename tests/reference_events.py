@@ -1,0 +1,138 @@
+"""The slow twin of trainer.cleaning and trainer.assembly: rows as dicts, rules as ifs, written from the documentation.
+
+A row has the keys of EventColumns' defaults; values are None where missing. No numbers as text here: what text means is
+tests/test_events.py's business.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from trainer.cleaning import Cleaning, Reason
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Entry:
+    value: float
+    count: int
+    quantity: float
+    last_time: float
+
+
+@dataclass
+class Expected:
+    entries: dict[tuple[str, str], Entry]
+    dropped: dict[str, int]
+    kept: int
+    items: list[str]
+    baskets: list[list[str]]
+    prices: dict[str, float]
+
+
+def interactions_of(rows: Sequence[Row], cleaning: Cleaning) -> Expected:
+    """What should come of these rows."""
+    dropped: Counter[str] = Counter()
+    by_pair: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        reason = reason_to_drop(row, cleaning)
+        if reason:
+            dropped[reason.value] += 1
+        else:
+            by_pair[row["user_id"], row["item_id"]].append(row)
+    entries: dict[tuple[str, str], Entry] = {}
+    behind: dict[tuple[str, str], list[Row]] = {}
+    for pair, events in by_pair.items():
+        purchases = [row for row in events if quantity(row) > 0]
+        dropped[Reason.RETURN.value] += len(events) - len(purchases)
+        net = sum(quantity(row) for row in events)
+        weights = [weight(row, cleaning) for row in purchases]
+        if net <= 0:
+            dropped[Reason.RETURNED.value] += len(purchases)
+        elif sum(weights) == 0:
+            dropped[Reason.CANCELLED_OUT.value] += len(purchases)
+        else:
+            times = [row["timestamp"] for row in purchases if row["timestamp"] is not None]
+            value = entry_value(weights, cleaning.weighting)
+            entries[pair] = Entry(value, len(purchases), float(net), max(times, default=math.nan))
+            behind[pair] = purchases
+    users_of = Counter(item for _, item in entries)
+    items = sorted(users_of, key=lambda item: (-users_of[item], item.encode()))
+    kept = sum(entry.count for entry in entries.values())
+    counted = {reason.value: dropped[reason.value] for reason in Reason if dropped[reason.value]}
+    return Expected(entries, counted, kept, items, _baskets(behind, entries, items), _prices(behind))
+
+
+def reason_to_drop(row: Row, cleaning: Cleaning) -> Reason | None:
+    """The first rule that the row breaks on its own."""
+    if not (row["user_id"] or "").strip():
+        return Reason.NO_USER
+    if not (row["item_id"] or "").strip():
+        return Reason.NO_ITEM
+    pattern = cleaning.non_product_pattern
+    if pattern and re.fullmatch(pattern, row["item_id"], re.IGNORECASE):
+        return Reason.NOT_A_PRODUCT
+    amount, price, time = row["quantity"], row["price"], row["timestamp"]
+    if amount is not None:
+        if math.isnan(amount):
+            return Reason.QUANTITY_UNCLEAR
+        if abs(amount) > cleaning.max_quantity:
+            return Reason.QUANTITY_ABSURD
+        if amount == 0:
+            return Reason.QUANTITY_ZERO
+    if price is not None:
+        if math.isnan(price):
+            return Reason.PRICE_UNCLEAR
+        if price < 0 or math.isinf(price):
+            return Reason.PRICE_ABSURD
+    if time is not None:
+        if math.isnan(time):
+            return Reason.TIME_UNCLEAR
+        assert cleaning.now is not None
+        if time < 631_152_000 or time > cleaning.now + 86_400:
+            return Reason.TIME_ABSURD
+    return Reason.WEIGHTLESS if weight(row, cleaning) == 0 else None
+
+
+def quantity(row: Row) -> Fraction:
+    return Fraction(1) if row["quantity"] is None else Fraction(str(row["quantity"]))
+
+
+def weight(row: Row, cleaning: Cleaning) -> Fraction:
+    return Fraction(str(cleaning.event_weights.get(row["event"], 1)))
+
+
+def entry_value(weights: Sequence[Fraction], weighting: str) -> float:
+    total = sum(weights)
+    if weighting == "binary":
+        return float(max(weights) if total > 0 else min(weights))
+    if weighting == "count":
+        return float(total)
+    size = abs(float(total))
+    return math.copysign(size if size < 1 else 1 + math.log(size), total)
+
+
+def _baskets(
+    behind: Mapping[tuple[str, str], list[Row]], entries: Mapping[tuple[str, str], Entry], items: list[str]
+) -> list[list[str]]:
+    contents: dict[tuple[bytes, bytes], set[str]] = defaultdict(set)
+    for (user, item), rows in behind.items():
+        for row in rows:
+            if (row["basket_id"] or "").strip() and entries[user, item].value > 0:
+                contents[row["basket_id"].encode(), user.encode()].add(item)
+    return [sorted(each, key=items.index) for _, each in sorted(contents.items()) if len(each) > 1]
+
+
+def _prices(behind: Mapping[tuple[str, str], list[Row]]) -> dict[str, float]:
+    prices: dict[str, list[float]] = defaultdict(list)
+    for (_, item), rows in behind.items():
+        prices[item] += [row["price"] for row in rows if row["price"] is not None and row["price"] > 0]
+    return {item: statistics.median(each) if each else math.nan for item, each in prices.items()}

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_rows import NOW, common_rows, read_rows, rows_of_events, rules
+from reference_events import Expected, interactions_of
+
+from engine.errors import UsageError
+from trainer.cleaning import Cleaning, Reason, Report
+from trainer.errors import NothingLeft
+from trainer.interactions import Interactions
+
+
+def assert_as_expected(found: Interactions, expected: Expected) -> None:
+    assert found.report.rows_kept == expected.kept
+    assert dict(found.report.dropped) == expected.dropped
+    users = found.user_ids.take(np.arange(found.n_users))
+    items = found.item_ids.take(np.arange(found.n_items))
+    assert users == sorted({user for user, _ in expected.entries}, key=str.encode)
+    assert items == expected.items
+    seen = {}
+    for row, user in enumerate(users):
+        for entry in range(found.by_user.indptr[row], found.by_user.indptr[row + 1]):
+            seen[user, items[found.by_user.indices[entry]]] = entry
+    assert seen.keys() == expected.entries.keys()
+    for pair, wanted in expected.entries.items():
+        entry = seen[pair]
+        assert found.by_user.values[entry] == pytest.approx(wanted.value, rel=1e-6)
+        assert found.counts[entry] == wanted.count
+        assert found.quantities[entry] == pytest.approx(wanted.quantity, rel=1e-6)
+        assert found.last_times[entry] == pytest.approx(wanted.last_time, nan_ok=True, abs=1e-6)
+    baskets = found.baskets
+    held = [] if baskets is None else np.split(baskets.indices, baskets.indptr[1:-1])[: len(baskets)]
+    assert [[items[row] for row in each] for each in held] == expected.baskets
+    if found.prices is not None:
+        assert found.prices.tolist() == pytest.approx([expected.prices[item] for item in items], rel=1e-6, nan_ok=True)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.one_of(rows_of_events, common_rows), cleaning=rules)
+def test_cleaning_agrees_with_its_slow_twin_and_the_report_adds_up(
+    tmp_path: Path, rows: list[dict[str, Any]], cleaning: Cleaning
+) -> None:
+    expected = interactions_of(rows, cleaning)
+    assert expected.kept + sum(expected.dropped.values()) == len(rows)
+    if not expected.entries:
+        with pytest.raises(NothingLeft) as caught:
+            read_rows(tmp_path / "e.parquet", rows, cleaning)
+        for reason, n_rows in expected.dropped.items():
+            assert re.search(rf"{re.escape(reason)} +-{n_rows}\b", str(caught.value))
+        return
+    found = read_rows(tmp_path / "e.parquet", rows, cleaning)
+    assert found.report.rows_read == len(rows)
+    assert found.report.rows_kept + sum(count for _, count in found.report.dropped) == len(rows)
+    assert int(found.counts.sum()) == found.report.rows_kept
+    assert_as_expected(found, expected)
+
+
+def test_a_return_reduces_and_a_full_return_removes(tmp_path: Path) -> None:
+    bought, kept, other = ({"user_id": "ann", "item_id": item} for item in ("cup", "tea", "pot"))
+    rows = [
+        bought | {"quantity": 3.0},
+        bought | {"quantity": -3.0},
+        kept | {"quantity": 3.0},
+        kept | {"quantity": -1.0},
+    ]
+    found = read_rows(tmp_path / "e.parquet", [*rows, other | {"quantity": -1.0}])
+    assert found.item_ids.take(np.arange(1)) == ["tea"]
+    assert found.quantities.tolist() == [2.0]
+    assert found.counts.tolist() == [1]
+    assert dict(found.report.dropped) == {Reason.RETURN.value: 3, Reason.RETURNED.value: 1}
+
+
+def test_weights_follow_the_kind_of_event_and_the_weighting(tmp_path: Path) -> None:
+    kinds = {"tea": ["view", "view", "purchase"], "cup": ["view"], "pot": ["dislike", "view"], "urn": ["noise"]}
+    rows = [{"user_id": "ann", "item_id": item, "event": kind} for item, all_ in kinds.items() for kind in all_]
+    weights = {"view": 0.2, "dislike": -1.0, "noise": 0.0}
+
+    def values(weighting: Any) -> list[float]:
+        cleaning = Cleaning(event_weights=weights, weighting=weighting, now=NOW)
+        found = read_rows(tmp_path / "e.parquet", rows, cleaning)
+        assert found.item_ids.take(np.arange(3)) == ["cup", "pot", "tea"]
+        assert dict(found.report.dropped) == {Reason.WEIGHTLESS.value: 1}
+        return found.by_user.values.tolist()
+
+    assert values("binary") == pytest.approx([0.2, -1.0, 1.0])
+    assert values("count") == pytest.approx([0.2, -0.8, 1.4])
+    assert values("log") == pytest.approx([0.2, -0.8, 1 + math.log(1.4)])
+
+
+def test_an_item_called_a_or_m_is_a_product_unless_the_pattern_says_otherwise(tmp_path: Path) -> None:
+    rows = [{"user_id": "ann", "item_id": item} for item in ("a", "M", "post", "Dotcom Postage", "POSTER")]
+    found = read_rows(tmp_path / "e.parquet", rows)
+    assert found.item_ids.take(np.arange(3)) == ["M", "POSTER", "a"]
+    assert read_rows(tmp_path / "e.parquet", rows, Cleaning(non_product_pattern="", now=NOW)).n_items == 5
+
+
+def test_rules_that_make_no_sense_are_wrong_usage(tmp_path: Path) -> None:
+    for wrong in ({"weighting": "cubic"}, {"max_quantity": 0}, {"event_weights": {"view": math.nan}}):
+        with pytest.raises(UsageError):
+            Cleaning(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="regular expression"):
+        Cleaning(non_product_pattern="(")
+    with pytest.raises(UsageError, match="refused"):  # Python reads it, RE2 does not
+        read_rows(tmp_path / "e.parquet", [{"user_id": "a", "item_id": "b"}], Cleaning(non_product_pattern="(?<=a)b"))
+
+
+def test_the_table_of_the_report_is_aligned() -> None:
+    report = Report(1_234_567, 1_234_000, (("no user id", 500), ("quantity is zero", 67)))
+    assert report.table().splitlines() == [
+        "events read         1,234,567",
+        "  no user id             -500",
+        "  quantity is zero        -67",
+        "events kept         1,234,000",
+    ]
+    assert report.as_dict()["dropped"] == {"no user id": 500, "quantity is zero": 67}

@@ -1,0 +1,209 @@
+"""The typed client against a server of the fake shop, and against none."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import threading
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from fake_backend import ITEMS, FakeReleases, FakeSnapshot, serving
+from nearcart.v1 import recommendation_pb2 as wire
+from nearcart.v1 import recommendation_pb2_grpc
+
+from engine.client import Cart, Client, Recommendations, ReleaseInfo
+from engine.errors import ClientError, ServerError
+from engine.queries import CartQuery, Repeat, SimilarQuery, Source, UserQuery
+
+
+@pytest.fixture(scope="module")
+def snapshot() -> FakeSnapshot:
+    return FakeSnapshot()
+
+
+@pytest.fixture(scope="module")
+def shared_client(snapshot: FakeSnapshot) -> Iterator[Client]:
+    with serving(FakeReleases(snapshot)) as server, Client(server.address) as client:
+        yield client
+
+
+@pytest.fixture
+def client(shared_client: Client, snapshot: FakeSnapshot) -> Client:
+    snapshot.asked.clear()
+    return shared_client
+
+
+def test_every_option_of_a_user_question_arrives(client: Client, snapshot: FakeSnapshot) -> None:
+    answer = client.recommend_for_user(
+        "user 1",
+        limit=2,
+        exclude_item_ids=["item 0"],
+        recent_item_ids=["gone"],
+        repeat=Repeat.MIX,
+        strict=True,
+        titles=True,
+    )
+    assert snapshot.asked == [UserQuery("user 1", 2, ["item 0"], ["gone"], Repeat.MIX, True)]
+    assert answer == Recommendations(
+        ("item 1", "item 2"), (1.0, 0.0), Source.PERSONAL, "release 1", ("gone",), ("ITEM 1", "ITEM 2")
+    )
+
+
+def test_every_option_of_a_cart_question_arrives(client: Client, snapshot: FakeSnapshot) -> None:
+    answer = client.recommend_for_cart(
+        ["item 0", "gone"],
+        user_id="user 1",
+        limit=1,
+        exclude_item_ids=["item 1"],
+        repeat=Repeat.NEVER,
+        strict=True,
+        titles=True,
+    )
+    assert snapshot.asked == [CartQuery(["item 0", "gone"], "user 1", 1, ["item 1"], Repeat.NEVER, True)]
+    assert answer == Recommendations(("item 2",), (1.0,), Source.CART, "release 1", ("gone",), ("ITEM 2",))
+
+
+def test_every_option_of_a_similar_question_arrives(client: Client, snapshot: FakeSnapshot) -> None:
+    answer = client.similar_items("item 0", limit=1, exclude_item_ids=["item 1"], titles=True)
+    assert snapshot.asked == [SimilarQuery("item 0", 1, ["item 1"])]
+    assert answer == Recommendations(("item 2",), (1.0,), Source.SIMILAR, "release 1", (), ("ITEM 2",))
+
+
+def test_what_is_not_given_is_left_to_the_server(client: Client, snapshot: FakeSnapshot) -> None:
+    client.recommend_for_user("user 1")
+    client.recommend_for_cart(["item 0"])
+    client.similar_items("item 0")
+    assert snapshot.asked == [
+        UserQuery("user 1", exclude_item_ids=[], recent_item_ids=[]),
+        CartQuery(["item 0"], exclude_item_ids=[]),
+        SimilarQuery("item 0", exclude_item_ids=[]),
+    ]
+
+
+def test_a_batch_of_users_comes_back_in_order(client: Client) -> None:
+    answers = client.recommend_for_users(["user 1", "stranger"], limit=3, repeat=Repeat.ONLY)
+    assert [answer.source for answer in answers] == [Source.PERSONAL, Source.POPULAR]
+    assert [answer.item_ids for answer in answers] == [tuple(ITEMS[:3])] * 2
+
+
+def test_each_cart_of_a_batch_gets_its_own_answer_and_its_own_unknown_items(client: Client) -> None:
+    carts = [Cart(["item 0", "gone"]), Cart(["item 1"], user_id="user 1"), Cart(["lost", "gone"])]
+    batch = client.recommend_for_carts(carts, limit=2)
+    singles = [client.recommend_for_cart(cart.item_ids, user_id=cart.user_id, limit=2) for cart in carts]
+    assert batch == singles
+    assert [answer.unknown_item_ids for answer in batch] == [("gone",), (), ("lost", "gone")]
+
+
+def test_the_release_is_described(client: Client) -> None:
+    assert client.release() == ReleaseInfo(
+        release_id="release 1",
+        created_at=datetime.datetime(2026, 11, 22, 7, tzinfo=datetime.UTC),
+        n_users=5,
+        n_items=30,
+        format_version=1,
+        metrics={"recall@20": 0.25, "popularity.recall@20": 0.125},
+    )
+
+
+def test_the_violations_of_a_malformed_question_are_listed(client: Client) -> None:
+    with pytest.raises(ClientError) as caught:
+        client.recommend_for_cart(["item 0", ""], limit=0)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the server refused the question as malformed:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["item_ids[1]", "limit"]
+
+
+def test_what_is_unknown_is_named(client: Client) -> None:
+    with pytest.raises(ClientError, match="not found: this shop does not hold the item 'nowhere'"):
+        client.similar_items("nowhere")
+
+
+@pytest.mark.parametrize("limit", [2**40, "many"])
+def test_what_fits_into_no_message_is_an_error_too(client: Client, limit: int) -> None:
+    with pytest.raises(ClientError, match="cannot be put into a message"):
+        client.recommend_for_user("user 1", limit=limit)
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        address = f"127.0.0.1:{once.getsockname()[1]}"
+    with Client(address) as client, pytest.raises(ClientError, match=rf"no answer from {address}.*nearcart serve"):
+        client.release()
+
+
+def test_a_server_that_has_no_release_yet_is_told_apart() -> None:
+    with serving() as server, Client(server.address) as client:
+        server.holder._snapshot = None
+        with pytest.raises(ClientError, match="does not answer yet: no release is loaded"):
+            client.release()
+
+
+def test_a_call_that_is_unavailable_once_is_tried_again() -> None:
+    snapshot = FakeSnapshot()
+    failures = [ServerError("not yet"), ServerError("not yet")]
+
+    def fail() -> None:
+        if failures:
+            raise failures.pop()
+
+    snapshot.meanwhile = fail
+    with serving(FakeReleases(snapshot)) as server, Client(server.address) as client:
+        assert client.recommend_for_user("user 1").item_ids == tuple(ITEMS[:20])
+    assert len(snapshot.asked) == 3
+
+
+def test_a_server_that_takes_too_long_is_told_apart() -> None:
+    snapshot = FakeSnapshot()
+    with serving(FakeReleases(snapshot)) as server, Client(server.address, timeout_seconds=0.1) as client:
+        leave = threading.Event()
+        snapshot.meanwhile = lambda: leave.wait(10)
+        with pytest.raises(ClientError, match=r"did not answer within 0\.1 seconds"):
+            client.recommend_for_user("user 1")
+        leave.set()
+
+
+def test_a_fault_of_the_server_points_to_its_log(caplog: pytest.LogCaptureFixture) -> None:
+    snapshot = FakeSnapshot()
+    snapshot.manifest = {}
+    with (
+        serving(FakeReleases(snapshot)) as server,
+        Client(server.address) as client,
+        pytest.raises(ClientError, match=r"failed with INTERNAL.*log"),
+    ):
+        client.release()
+
+
+def test_a_server_of_something_else_is_told_apart() -> None:
+    with (
+        serving() as server,
+        Client(server.admin_address) as client,
+        pytest.raises(ClientError, match="no Nearcart server of this version"),
+    ):
+        client.release()
+
+
+def test_a_source_from_the_future_asks_for_a_newer_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.service.SOURCES", dict.fromkeys(Source, 99))
+    with pytest.raises(ClientError, match="source 99"):
+        client.recommend_for_user("user 1")
+
+
+def test_the_largest_batch_of_the_longest_ids_fits_through_the_client() -> None:
+    class Wordy(FakeSnapshot):
+        def recommend_for_users(self, queries):  # type: ignore[no-untyped-def]
+            answers = super().recommend_for_users(queries[:1])
+            answers[0].item_ids[:] = ["i" * 512] * 100
+            answer = type(answers[0])(answers[0].item_ids, answers[0].scores.repeat(5)[:100], answers[0].source)
+            return [answer] * len(queries)
+
+    with serving(FakeReleases(Wordy())) as server:
+        with Client(server.address, timeout_seconds=60) as client:
+            answers = client.recommend_for_users(["user 1"] * 1000, limit=100)
+            assert sum(len(answer.item_ids) for answer in answers) == 100_000
+        # A client with gRPC's default limit is refused such an answer, as the .proto says.
+        with grpc.insecure_channel(server.address) as channel:
+            stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+            with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
+                stub.BatchRecommendForUsers(wire.BatchRecommendForUsersRequest(user_ids=["u"] * 1000, limit=100))

@@ -1,0 +1,108 @@
+"""The wire contract: linted, generated code up to date, comments and documentation in step with the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from nearcart.v1 import admin_pb2, recommendation_pb2
+
+from engine import queries
+from engine.ids import MAX_ID_BYTES
+from engine.requests import MAX_VIOLATIONS
+from engine.statuses import INTERNAL, STATUSES, TOO_LATE, UNDECODABLE
+
+ROOT = Path(__file__).parent.parent
+PROTO = ROOT / "proto"
+FILES = (recommendation_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR)
+# Whoever generates with a newer compiler than was committed gets these, and nothing else, different.
+VERSIONS = re.compile(
+    r"# Protobuf Python Version: .*|GRPC_GENERATED_VERSION = .*|(?<=Domain\.PUBLIC,)\s+\d+,\s+\d+,\s+\d+"
+)
+
+
+def test_buf_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+    buf = Path(sysconfig.get_path("scripts")) / "buf"
+    environment = {**os.environ, "BUF_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([buf, "lint"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_generated_code_is_what_the_proto_files_give(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("generate", PROTO / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.generate(tmp_path)
+    fresh = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*.py*")}
+    assert len(fresh) == 8
+    for name, path in fresh.items():
+        committed = VERSIONS.sub("", (PROTO / name).read_text())
+        assert committed == VERSIONS.sub("", path.read_text()), f"{name} is stale: run `make proto`"
+
+
+def test_nothing_above_the_generated_code_is_a_regular_package() -> None:
+    assert not (PROTO / "__init__.py").exists()
+    assert not (PROTO / "nearcart" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"1 to {queries.MAX_LIMIT}; 0, negative",
+        f"Unset means {queries.DEFAULT_LIMIT}.",
+        f"at most {queries.MAX_CART_ITEMS}, more get",
+        f"1 to {queries.MAX_CART_ITEMS}; none or more get",
+        f"1 to {queries.MAX_BATCH_QUERIES}; none or more get",
+        f"limit exceed {queries.MAX_BATCH_ANSWERS}.",
+        f"1 to {MAX_ID_BYTES} bytes",
+        f"the first {MAX_VIOLATIONS} of them",
+    ],
+)
+def test_comments_quote_the_limits_of_the_code(text: str) -> None:
+    comments = re.sub(r"\s*\n\s*// ?", " ", (PROTO / "nearcart/v1/recommendation.proto").read_text())
+    assert text in comments
+
+
+def test_attribute_filters_have_a_place_kept_in_every_question() -> None:
+    file = recommendation_pb2.DESCRIPTOR
+    text = (PROTO / "nearcart/v1/recommendation.proto").read_text()
+    questions = [message for name, message in file.message_types_by_name.items() if "limit" in message.fields_by_name]
+    assert len(questions) == 5
+    assert all(7 not in message.fields_by_number for message in questions)
+    assert text.count('reserved "filter";') == text.count("reserved 7;") == 5
+
+
+def test_every_answer_carries_the_same_columns() -> None:
+    messages = recommendation_pb2.DESCRIPTOR.message_types_by_name
+    for name in ("RecommendForUser", "RecommendForCart", "RecommendSimilarItems"):
+        fields = messages[f"{name}Response"].fields_by_name
+        assert list(fields) == ["item_ids", "scores", "source", "release_id", "unknown_item_ids", "titles"]
+        assert fields["scores"].type == FieldDescriptor.TYPE_FLOAT
+    for name in ("BatchRecommendForUsers", "BatchRecommendForCarts"):
+        fields = messages[f"{name}Response"].fields_by_name
+        assert list(fields) == ["item_ids", "scores", "counts", "sources", "release_id", "unknown_item_ids"]
+
+
+def test_every_rpc_and_request_field_is_documented() -> None:
+    text = (ROOT / "docs" / "wire.md").read_text()
+    for file in FILES:
+        for service in file.services_by_name.values():
+            assert service.full_name in text
+            for method in service.methods:
+                assert f"`{method.name}`" in text
+                for field in method.input_type.fields_by_name:
+                    assert f"`{field}`" in text, f"{method.input_type.name}.{field}"
+
+
+def test_every_status_and_reason_is_documented() -> None:
+    text = (ROOT / "docs" / "wire.md").read_text()
+    for code, reason in (*STATUSES.values(), UNDECODABLE, TOO_LATE, INTERNAL):
+        assert re.search(rf"\| {code.name} \| `{reason}` \|", text), f"{code.name} {reason}"

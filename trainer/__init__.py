@@ -1,0 +1,1 @@
+"""The trainer learns: interactions, kernels, models, evaluation, export."""

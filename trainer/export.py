@@ -1,0 +1,131 @@
+"""From vectors to a published release: what serving needs, in the layout of docs/release-format.md."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.calibration import MAX_QUERIES, Carts, add_measured_index, canary_scores, cart_vectors
+from engine.ids import StringTable
+from engine.index import IndexPlan
+from engine.release import Draft
+from engine.repository import Repository
+from trainer.als import Embeddings
+from trainer.interactions import Interactions
+from trainer.items import Attribute, Items
+
+_MAX_SAMPLED_CART = 60
+_PACKAGES = ("nearcart", "faiss-cpu", "numba", "numpy")
+
+
+def publish_release(
+    repository: Repository,
+    interactions: Interactions,
+    items: Items,
+    embeddings: Embeddings,
+    *,
+    plan: IndexPlan,
+    promised_recall: float,
+    configuration: Mapping[str, Any],
+    promote: bool,
+) -> str:
+    """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached."""
+    options = embeddings.options
+    carts = sample_carts(interactions, np.random.default_rng(options.seed))
+    queries = cart_vectors(embeddings.encoder(), carts)
+    with repository.draft() as draft:
+        _add_users(draft, interactions)
+        attributes = _add_items(draft, interactions, items)
+        draft.add_array("parts/0/user_vectors", embeddings.user_vectors)
+        draft.add_array("parts/0/item_vectors", embeddings.item_vectors)
+        draft.add_array("parts/0/spectrum", embeddings.spectrum)
+        draft.add_array("canaries/carts.indptr", carts[0])
+        draft.add_array("canaries/carts.indices", carts[1])
+        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, carts, queries))
+        index = add_measured_index(
+            draft, plan, embeddings.item_vectors, items.available, embeddings.user_vectors, queries, promised_recall
+        )
+        fields = {
+            "program": {package: importlib.metadata.version(package) for package in _PACKAGES},
+            "sizes": {
+                "users": interactions.n_users,
+                "items": interactions.n_items,
+                "entries": interactions.n_entries,
+                "events": interactions.report.rows_kept,
+            },
+            "parts": [
+                {
+                    "name": "als",
+                    "weight": 1.0,
+                    "encoder": {
+                        "kind": "ridge",
+                        "unobserved_weight": embeddings.unobserved_weight,
+                        "regularization": options.regularization,
+                        "regularization_exponent": options.regularization_exponent,
+                    },
+                    "memory": {"kind": "dense", "factors": options.factors},
+                }
+            ],
+            "index": index,
+            "attributes": attributes,
+            "metrics": {"loss": embeddings.losses[-1]},
+            "losses": list(embeddings.losses),
+            "events": interactions.report.as_dict(),
+            "configuration": dict(configuration),
+        }
+        return repository.publish(draft, fields, promote=promote)
+
+
+def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Carts:
+    """Real carts to measure the index with: baskets of up to 60 items, or parts of histories where there are none."""
+    baskets = interactions.baskets
+    starts, rows = (
+        (interactions.by_user.indptr, interactions.by_user.indices)
+        if baskets is None or not len(baskets)
+        else (baskets.indptr, baskets.indices)
+    )
+    candidates = np.flatnonzero(np.diff(starts) > 0)
+    chosen = np.sort(generator.choice(candidates, min(MAX_QUERIES, len(candidates)), replace=False))
+    carts = []
+    for row in chosen.tolist():
+        cart = rows[starts[row] : starts[row + 1]]
+        limit = len(cart) if baskets is not None and len(baskets) else int(generator.integers(1, 11))
+        size = min(len(cart), limit, _MAX_SAMPLED_CART)
+        carts.append(np.sort(generator.choice(cart, size, replace=False)).astype(np.int32))
+    indptr = np.zeros(len(carts) + 1, dtype=np.int64)
+    np.cumsum([len(cart) for cart in carts], out=indptr[1:])
+    return indptr, np.concatenate(carts)
+
+
+def _add_users(draft: Draft, interactions: Interactions) -> None:
+    by_user = interactions.by_user
+    draft.add_arrays("users/ids", interactions.user_ids.arrays())
+    draft.add_array("users/history.indptr", by_user.indptr)
+    draft.add_array("users/history.indices", by_user.indices)
+    draft.add_array("users/history.values", by_user.values)
+
+
+def _add_items(draft: Draft, interactions: Interactions, items: Items) -> list[dict[str, str]]:
+    """Ids, popularity, availability and attributes; returns the manifest's list of attributes."""
+    popularity = np.diff(interactions.by_item.indptr).astype(np.int32)
+    draft.add_arrays("items/ids", interactions.item_ids.arrays())
+    draft.add_array("items/popularity", popularity)
+    draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
+    draft.add_array("items/available", items.available)
+    described = []
+    for i, (name, column) in enumerate(items.attributes.items()):
+        described.append({"name": name, "kind": _kind(column)})
+        if isinstance(column, StringTable):
+            draft.add_arrays(f"items/attributes/{i}", column.arrays())
+        else:
+            draft.add_array(f"items/attributes/{i}", column)
+    return described
+
+
+def _kind(column: Attribute) -> str:
+    if isinstance(column, StringTable):
+        return "text"
+    return "boolean" if column.dtype == np.bool_ else "number"

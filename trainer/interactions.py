@@ -1,0 +1,158 @@
+"""Interactions: what every model is fitted to, and the road from event files to it.
+
+Ids <-> rows, entries both ways, weights, counts, times, baskets, prices, and the report of what was dropped and why.
+Rows of users follow the bytes of their ids; rows of items fall with the number of their users (then by bytes), so that
+popular items come first. The work is done in DuckDB: trainer.events reads, trainer.cleaning drops, trainer.assembly
+numbers the rows and brings the arrays.
+Checked by tests/test_interactions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from engine.ids import IdTable
+from trainer.assembly import number_rows, read_baskets, read_entries, read_ids, read_prices
+from trainer.cleaning import Cleaning, Report, clean
+from trainer.errors import NothingLeft
+from trainer.events import DEFAULT_MEMORY_LIMIT, EventColumns, Step, open_workspace, stage_events
+
+
+@dataclass(frozen=True)
+class Csr:
+    """Compressed sparse rows: row r has columns indices[indptr[r]:indptr[r + 1]], rising, and their values.
+
+    `indptr` int64 (n_rows + 1,), `indices` int32 and `values` float32 (entries,).
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    n_columns: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows, empty ones included."""
+        return len(self.indptr) - 1
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of all rows."""
+        return len(self.indices)
+
+    def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Columns and values of one row."""
+        entries = slice(self.indptr[row], self.indptr[row + 1])
+        return self.indices[entries], self.values[entries]
+
+    def transposed(self) -> Csr:
+        """The same entries, by column."""
+        arrays = (self.values, self.indices, self.indptr)
+        turned = sparse.csr_matrix(arrays, shape=(self.n_rows, self.n_columns)).tocsc()
+        indices = turned.indices.astype(np.int32, copy=False)
+        return Csr(turned.indptr.astype(np.int64), indices, turned.data, n_columns=self.n_rows)
+
+
+@dataclass(frozen=True)
+class Baskets:
+    """What was bought together: basket b holds the item rows indices[indptr[b]:indptr[b + 1]], rising, two or more.
+
+    A basket is one basket id of one user. Entries with a negative value do not count. Ordered by basket id, then user.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Who had to do with what, how much and when.
+
+    `by_user` and `by_item` hold the same entries; `counts` (rows behind an entry, returns aside), `quantities` (net of
+    returns) and `last_times` (unix seconds, NaN where unknown) stand in the order of `by_user`. `baskets` is None where
+    no event names one, `prices` (each item's median price above zero, NaN where unknown) None where no event has one.
+    A negative value w is negative feedback: weight |w| with target 0.
+    """
+
+    user_ids: IdTable
+    item_ids: IdTable
+    by_user: Csr
+    by_item: Csr
+    counts: NDArray[np.int32]
+    quantities: NDArray[np.float32]
+    last_times: NDArray[np.float64]
+    baskets: Baskets | None
+    prices: NDArray[np.float32] | None
+    report: Report
+
+    @property
+    def n_users(self) -> int:
+        """Users with at least one entry."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Items with at least one entry."""
+        return len(self.item_ids)
+
+    @property
+    def n_entries(self) -> int:
+        """Pairs of user and item."""
+        return self.by_user.n_entries
+
+
+def read_interactions(
+    sources: Sequence[str],
+    columns: EventColumns = EventColumns(),  # noqa: B008 - frozen
+    *,
+    cleaning: Cleaning = Cleaning(),  # noqa: B008 - frozen
+    threads: int = 0,
+    memory_limit: str = DEFAULT_MEMORY_LIMIT,
+    on_step: Step | None = None,
+) -> Interactions:
+    """Read events from files, globs and directories; drop, net and weigh them by `cleaning`; number users and items.
+
+    Parquet, CSV and JSON lines, the latter two also .gz or .zst; headerless tab-separated "user item rating [time]"
+    (the rating only says that there was something); and "a user a line, then its items". `threads` 0 takes all cores;
+    the result is the same for any number and any order of rows. `memory_limit` bounds DuckDB, which spills beyond it
+    to a temporary directory. `on_step` is told what happens, in words.
+
+    Raises EventsUnreadable, ColumnMissing, IdTooLong, NothingLeft, UsageError, EventsError where memory or disk run
+    out.
+    """
+    step = on_step or (lambda text: None)
+    with open_workspace(threads, memory_limit) as connection:
+        stage_events(connection, sources, columns, step)
+        step("cleaning")
+        report = clean(connection, cleaning)
+        if not report.rows_kept:
+            named = ", ".join(map(str, sources))
+            raise NothingLeft(f"no events are left of {named}; expected at least one\n{report.table()}")
+        step("numbering users and items")
+        number_rows(connection)
+        entries = read_entries(connection, cleaning.weighting)
+        baskets = read_baskets(connection)
+        prices = read_prices(connection)
+        user_ids = IdTable.over(read_ids(connection, "user"))
+        item_ids = IdTable.over(read_ids(connection, "item"))
+    by_user = Csr(entries.indptr, entries.item_rows, entries.values, n_columns=len(item_ids))
+    return Interactions(
+        user_ids=user_ids,
+        item_ids=item_ids,
+        by_user=by_user,
+        by_item=by_user.transposed(),
+        counts=entries.counts,
+        quantities=entries.quantities,
+        last_times=entries.last_times,
+        baskets=None if baskets is None else Baskets(*baskets),
+        prices=prices,
+        report=report,
+    )

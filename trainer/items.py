@@ -1,0 +1,232 @@
+"""The items file: what a shop knows of its items, aligned to the rows of the catalogue.
+
+The catalogue is the items that occur in the events; items that only the file knows are counted, not added. Titles can
+also come from a column of the events (trainer.titles). Checked by tests/test_items.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.ids import IdTable, StringTable
+from trainer.assembly import string_table
+from trainer.errors import EventsError, ItemsError
+from trainer.events import (
+    DEFAULT_MEMORY_LIMIT,
+    NUMERIC_TYPES,
+    EventColumns,
+    check_ids,
+    close_holes,
+    open_workspace,
+    text_sql,
+)
+from trainer.layouts import Layout, layouts_of, reading
+from trainer.sources import Form, find_files
+from trainer.titles import read_titles, texts_by_row
+
+Attribute = StringTable | NDArray[np.float64] | NDArray[np.bool_]
+
+_YES = "('true', 't', 'yes', 'y', '1')"
+_NO = "('false', 'f', 'no', 'n', '0')"
+_PLAIN_NUMBER = r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][-+]?[0-9]+)?"
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """How the columns are called in the items file; only the item must be there, every further one is an attribute."""
+
+    item: str = "item_id"
+    title: str = "title"
+    category: str = "category"
+    price: str = "price"
+    available: str = "available"
+
+
+@dataclass(frozen=True)
+class ItemsReport:
+    """What became of the rows of the items file, and how much of the catalogue it covers.
+
+    rows_read = rows_used + without_id + superseded (a later row names the item again) + not_in_catalogue (no events).
+    """
+
+    rows_read: int = 0
+    rows_used: int = 0
+    without_id: int = 0
+    superseded: int = 0
+    not_in_catalogue: int = 0
+    items_without_row: int = 0
+    prices_unclear: int = 0
+
+    def table(self) -> str:
+        """The report as aligned lines for the terminal."""
+        lines = {
+            "rows of the items file": self.rows_read,
+            "  without an item id": -self.without_id,
+            "  superseded by a later row": -self.superseded,
+            "  items without events, not added": -self.not_in_catalogue,
+            "rows used": self.rows_used,
+            "items of the catalogue without a row": self.items_without_row,
+            "prices that are no numbers": self.prices_unclear,
+        }
+        return "\n".join(f"{text:<36}  {rows:>11,}" for text, rows in lines.items())
+
+    def as_dict(self) -> dict[str, int]:
+        """The report for the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Items:
+    """`available` bool (n_items,), True where nothing is known; `attributes` by name, each aligned to the item rows.
+
+    Text is a StringTable ("" where missing), numbers are float64 (NaN), yes-or-no is bool (False). "title" and
+    "category" are text and "price" is a number wherever they are there.
+    """
+
+    attributes: dict[str, Attribute]
+    available: NDArray[np.bool_]
+    report: ItemsReport
+
+
+def read_catalogue(
+    items_file: Path | None, events: Sequence[str], columns: EventColumns, title_column: str | None, item_ids: IdTable
+) -> Items:
+    """The items file where there is one, with titles from the events where a column is named for them.
+
+    A title of the items file wins over one from the events. Raises ItemsError, and what reading events raises.
+    """
+    if items_file is None:
+        items = Items({}, np.ones(len(item_ids), dtype=np.bool_), ItemsReport(items_without_row=len(item_ids)))
+    else:
+        items = read_items(str(items_file), item_ids)
+    if title_column is None:
+        return items
+    own = items.attributes.get("title")
+    titles = read_titles(events, columns, title_column, item_ids)
+    if isinstance(own, StringTable):
+        titles = StringTable.of(own[row] or titles[row] for row in range(len(item_ids)))
+    return replace(items, attributes={**items.attributes, "title": titles})
+
+
+def read_items(path: str, item_ids: IdTable, columns: ItemColumns = ItemColumns()) -> Items:
+    """Read the items file: Parquet, CSV or JSON lines, the latter two also .gz or .zst; or a glob or directory of them.
+
+    Raises ItemsError for a file that cannot be read, without item column, or with an `available` that is not yes or no.
+    """
+    try:
+        with open_workspace(0, DEFAULT_MEMORY_LIMIT) as connection:
+            connection.execute("SET preserve_insertion_order = true")
+            layouts = layouts_of(connection, find_files([path]), [columns.item], events=False)
+            kinds = _stage(connection, layouts, columns)
+            return _aligned(connection, kinds, item_ids, columns)
+    except EventsError as error:
+        raise ItemsError(f"the items file: {error}") from None
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], columns: ItemColumns) -> dict[str, str]:
+    """All files in order as text in `raw` (item_id, loose, a0, a1, ...); returns each attribute's kind by its name."""
+    for layout in layouts:
+        if columns.item not in layout.columns:
+            found = ", ".join(layout.columns)
+            raise ItemsError(f'{layout.files[0].path} has no column "{columns.item}" for the item; found: {found}')
+    names = list(dict.fromkeys(name for layout in layouts for name in layout.columns if name != columns.item))
+    attributes = "".join(f", a{position} VARCHAR" for position in range(len(names)))
+    connection.execute(f"CREATE TABLE raw (item_id VARCHAR, loose BOOLEAN{attributes})")
+    for layout in layouts:
+        texts = "".join(f", {text_sql(layout, name) if name in layout.columns else 'NULL'}" for name in names)
+        selected = f"{text_sql(layout, columns.item)}, {str(layout.text).lower()}{texts}"
+        with reading(layout.files):
+            connection.execute(f"INSERT INTO raw SELECT {selected} FROM {layout.from_sql()}")
+    check_ids(connection, "raw", "item_id", columns.item)
+    close_holes(connection, "raw", "item_id")
+    return {name: _kind(connection, layouts, name, f"a{i}", columns) for i, name in enumerate(names)}
+
+
+def _kind(
+    connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], name: str, column: str, columns: ItemColumns
+) -> str:
+    """One of "text", "number" or "flag": by the column's name, by its type in Parquet, else by all values."""
+    if name in (columns.title, columns.category):
+        return "text"
+    if name == columns.price:
+        return "number"
+    if name == columns.available:
+        return "flag"
+    if all(layout.form is Form.PARQUET for layout in layouts):
+        types = {layout.columns[name] for layout in layouts if name in layout.columns}
+        if all(type_.startswith(NUMERIC_TYPES) for type_ in types):
+            return "number"
+        return "flag" if types == {"BOOLEAN"} else "text"
+    # 00123 is a code and not a number, so a column that holds one is text.
+    known, numbers, flags = connection.execute(
+        f"SELECT count({column}), count(*) FILTER (regexp_full_match({column}, '{_PLAIN_NUMBER}') AND "
+        f"try_cast({column} AS DOUBLE) IS NOT NULL), count(*) FILTER (lower({column}) IN ('true', 'false')) FROM raw"
+    ).fetchall()[0]
+    return "text" if not known else "number" if numbers == known else "flag" if flags == known else "text"
+
+
+def _aligned(
+    connection: duckdb.DuckDBPyConnection, kinds: dict[str, str], item_ids: IdTable, columns: ItemColumns
+) -> Items:
+    parsed = {
+        "text": "{0}",
+        "number": "CASE WHEN {0} IS NOT NULL THEN coalesce(try_cast({0} AS DOUBLE), 'nan'::DOUBLE) END",
+        "flag": f"CASE WHEN lower(trim({{0}})) IN {_YES} THEN true WHEN lower(trim({{0}})) IN {_NO} THEN false END",
+    }
+    values = "".join(f", {parsed[kind].format(f'a{i}')} AS v{i}" for i, kind in enumerate(kinds.values()))
+    if columns.available in kinds:
+        _check_flags(connection, f"a{list(kinds).index(columns.available)}", parsed["flag"], columns.available)
+    read, without_id = connection.execute("SELECT count(*), count(*) FILTER (item_id IS NULL) FROM raw").fetchall()[0]
+    table = connection.sql(
+        f"SELECT item_id{values} FROM raw WHERE item_id IS NOT NULL "
+        "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY rowid DESC) = 1"
+    ).to_arrow_table()
+    rows = item_ids.rows_of(string_table(table["item_id"]))
+    standard = {getattr(columns, role): role for role in ("title", "category", "price", "available")}
+    attributes: dict[str, Attribute] = {}
+    for i, (name, kind) in enumerate(kinds.items()):
+        missing = name == columns.available
+        attributes[standard.get(name, name)] = _by_row(table[f"v{i}"], kind, rows, len(item_ids), missing)
+    available = attributes.pop("available", np.ones(len(item_ids), dtype=np.bool_))
+    used = int((rows >= 0).sum())
+    unclear = f"v{list(kinds).index(columns.price)}" if columns.price in kinds else None
+    report = ItemsReport(
+        rows_read=read,
+        rows_used=used,
+        without_id=without_id,
+        superseded=read - without_id - len(rows),
+        not_in_catalogue=len(rows) - used,
+        items_without_row=len(item_ids) - used,
+        prices_unclear=0 if unclear is None else int(np.isnan(table[unclear].drop_null().to_numpy()).sum()),
+    )
+    return Items(attributes, np.asarray(available, dtype=np.bool_), report)
+
+
+def _check_flags(connection: duckdb.DuckDBPyConnection, column: str, parsed: str, name: str) -> None:
+    odd = connection.execute(
+        f"SELECT {column} FROM raw WHERE {column} IS NOT NULL AND ({parsed.format(column)}) IS NULL LIMIT 1"
+    ).fetchone()
+    if odd:
+        raise ItemsError(
+            f'the column "{name}" holds {odd[0][:40]!r}; expected true or false, yes or no, 1 or 0, or nothing'
+        )
+
+
+def _by_row(column: pa.ChunkedArray, kind: str, rows: NDArray[np.int32], n_items: int, missing: bool) -> Attribute:
+    if kind == "text":
+        return texts_by_row(column, rows, n_items)
+    known = rows >= 0
+    if kind == "number":
+        numbers = np.full(n_items, np.nan)
+        numbers[rows[known]] = column.to_numpy()[known]
+        return numbers
+    flags = np.full(n_items, missing)
+    flags[rows[known]] = column.fill_null(missing).to_numpy()[known]
+    return flags
