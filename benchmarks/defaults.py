@@ -5,13 +5,13 @@
 Trains ALS on all but the last four weeks of two shops, the bundled one and completejourney (looked for in --data,
 NEARCART_DATA or ../shared/data), and measures the last four weeks:
 
-- user: recall@20 and ndcg@20 of items that are new to the user, history excluded from the ranking; - cart: the share of
-baskets (3 to 60 known items, one hidden by seed 7) whose hidden item is in the top 10 for the rest,
+- user: recall@20 and ndcg@20 of items that are new to the user, history excluded from the ranking;
+- cart: the share of baskets (3 to 60 known items, one hidden by seed 7) whose hidden item is in the top 10 for the rest,
   with the cart alone, with cart and history folded in together, and with the sum of cart vector and user vector.
 
 A coordinate search: from a starting point, each parameter in turn takes the value with the best mean over shops and
-measures, each relative to the best seen; `unobserved_weight` None is the curve of trainer.als_options. The rows printed are everything that was tried;
-docs/decisions/0003-defaults.md quotes a run.
+measures, each relative to the best seen; `unobserved_weight` None is the curve of trainer.als_options. Everything that
+was tried is printed; docs/decisions/0003-defaults.md quotes a run.
 """
 
 from __future__ import annotations

@@ -64,6 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name not in _TRAIN_PACKAGES:
             raise
         return _fail(program, f"needs the package {error.name!r}: install the extra, pip install 'nearcart[train]'", 1)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        hint = "set NUMBA_CACHE_DIR to a directory that this user can write to"
+        return _fail(
+            program, f"nowhere to keep compiled kernels: the program's folder and the home are read-only; {hint}", 1
+        )
     except KeyboardInterrupt:
         return _fail(program, "interrupted; nothing was published", 130)
     except BrokenPipeError:

@@ -18,8 +18,8 @@ from engine.errors import ReleaseCorrupt, ServerError, UsageError
 if TYPE_CHECKING:
     from engine.client import Client, Recommendations
 
-RELEASES_HELP = "directory of releases"
-DEFAULT_ADDRESS = "127.0.0.1:50051"
+_RELEASES_HELP = "directory of releases"
+_DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Serve:
     beside the live one and swapped in. SIGTERM drains and ends.
     """
 
-    releases: Path = option(RELEASES_HELP, metavar="DIR")
-    address: str = option("where to listen; port 0 takes a free one", DEFAULT_ADDRESS, metavar="HOST:PORT")
+    releases: Path = option(_RELEASES_HELP, metavar="DIR")
+    address: str = option("where to listen; port 0 takes a free one", _DEFAULT_ADDRESS, metavar="HOST:PORT")
     admin_address: str = option(
         "where the admin service listens; 'next' is loopback at the port after --address, '' turns it off",
         "next",
@@ -39,7 +39,7 @@ class Serve:
     )
     workers: int = option("worker processes; this version runs one", 1, metavar="N", minimum=1)
     device: str = option("where to search: auto takes the best there is", "auto", choices=("auto", "cpu", "gpu"))
-    threads: int = option("queries answered at the same time", 4, metavar="N", minimum=1)
+    concurrency: int = option("queries answered at the same time, each by a thread", 4, metavar="N", minimum=1)
     drain_seconds: float = option("wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0)
     poll_seconds: float = option("time between looks at CURRENT; 0 never looks", 5.0, metavar="S", minimum=0)
     max_message_bytes: int = option("largest request accepted", 4 * 1024 * 1024, metavar="N", minimum=1024)
@@ -61,7 +61,7 @@ class Serve:
                 releases=self.releases,
                 address=self.address,
                 admin_address=self.admin_address,
-                threads=self.threads,
+                threads=self.concurrency,
                 drain_seconds=self.drain_seconds,
                 poll_seconds=self.poll_seconds,
                 max_message_bytes=self.max_message_bytes,
@@ -84,7 +84,7 @@ class Query:
         "items the user already has: default never for users, mix for carts", None, choices=("never", "mix", "only")
     )
     strict: bool = option("fail for unknown users and items instead of answering with popular items", False)
-    address: str = option("the server", DEFAULT_ADDRESS, metavar="HOST:PORT")
+    address: str = option("the server", _DEFAULT_ADDRESS, metavar="HOST:PORT")
     timeout_seconds: float = option("longest wait for the answer", 10.0, metavar="S", minimum=0.001)
     json: bool = option("print JSON instead of a table", False)
 
@@ -148,7 +148,7 @@ class Releases:
         positional=True,
         metavar="ID",
     )
-    releases: Path = option(RELEASES_HELP, metavar="DIR")
+    releases: Path = option(_RELEASES_HELP, metavar="DIR")
     json: bool = option("with list: print JSON instead of a table", False)
 
     def run(self) -> None:
@@ -192,7 +192,7 @@ class Index:
     The recall is measured against exact search on user vectors and on carts; below the promise nothing is published.
     """
 
-    releases: Path = option(RELEASES_HELP, metavar="DIR")
+    releases: Path = option(_RELEASES_HELP, metavar="DIR")
     release: str | None = option("release to rebuild; the live one if not given", None, metavar="ID")
     recall: float = option("recall@20 promised, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
     factory: str = option("FAISS factory string, such as Flat, HNSW32 or 'IVF256,Flat'", "Flat", metavar="STRING")

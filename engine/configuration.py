@@ -55,6 +55,8 @@ def parse(command: type[T], arguments: Sequence[str], environment: Mapping[str, 
         if text is not None and not field.metadata["positional"]:
             values[name] = _convert(text, field, command, f"environment variable {ENVIRONMENT_PREFIX}{name.upper()}")
     for name, value in given.items():
+        if value == []:
+            continue
         values[name] = _convert(value, fields[name], command, _flag(fields[name]))
     missing = [_flag(f) for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
     if missing:
@@ -74,7 +76,7 @@ def argument_parser(command: type[Any], program: str) -> argparse.ArgumentParser
     )
     parser.add_argument(_CONFIG_FLAG, metavar="FILE", help="TOML file with any of these options, by name")
     for field in _fields(command):
-        kind, many, optional = _kind(field, command)
+        kind, many = _kind(field, command)
         default = field.default
         shown = field.metadata["help"]
         if default is not dataclasses.MISSING and default is not None and default != () and default != "":
@@ -84,8 +86,11 @@ def argument_parser(command: type[Any], program: str) -> argparse.ArgumentParser
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= {"choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
-            if many or (field.metadata["positional"] and optional):
-                options["nargs"] = "?" if not many else "+" if default is dataclasses.MISSING else "*"
+            if field.metadata["positional"]:
+                # Never required by argparse: the file may give them. What is missing after all is said by `parse`.
+                options["nargs"] = "*" if many else "?"
+            elif many:
+                options["nargs"] = "+" if default is dataclasses.MISSING else "*"
         if field.metadata["positional"]:
             parser.add_argument(field.name, **options)
         else:
@@ -112,20 +117,18 @@ def _flag(field: dataclasses.Field[Any]) -> str:
     return field.name.upper() if field.metadata["positional"] else "--" + field.name.replace("_", "-")
 
 
-def _kind(field: dataclasses.Field[Any], command: type[Any]) -> tuple[type[Any], bool, bool]:
-    """A field's scalar type, whether it takes several, and whether it may be None."""
+def _kind(field: dataclasses.Field[Any], command: type[Any]) -> tuple[type[Any], bool]:
+    """A field's scalar type, and whether it takes several."""
     hint = typing.get_type_hints(command)[field.name]
-    optional = False
     if isinstance(hint, types.UnionType):
         (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
-        optional = True
     if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True, optional
-    return hint, False, optional
+        return typing.get_args(hint)[0], True
+    return hint, False
 
 
 def _convert(value: Any, field: dataclasses.Field[Any], command: type[Any], where: str) -> Any:
-    kind, many, _ = _kind(field, command)
+    kind, many = _kind(field, command)
     if many:
         values = [value] if isinstance(value, str) else value
         return tuple(_scalar(each, kind, field, where) for each in values)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import ReleaseCorrupt
 from engine.row_solver import solve_rows
 
 
@@ -25,7 +26,13 @@ class RidgeEncoder:
     regularization_exponent: float
 
     def encode(self, rows: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The query float32 (d,) of items `rows` with weights `values` (below 0: negative feedback); no rows give 0."""
+        """The query float32 (d,) of items `rows` with weights `values` (below 0: negative feedback); no rows give 0.
+
+        Raises ReleaseCorrupt for rows that are no items and for a result that is not finite: histories are mapped from
+        files that may be damaged, and the kernel does not look.
+        """
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self.item_vectors)):
+            raise ReleaseCorrupt(f"a history names item rows outside the {len(self.item_vectors):,} of the release")
         out = np.empty((1, self.item_vectors.shape[1]), dtype=np.float32)
         indptr = np.array((0, len(rows)), dtype=np.int64)
         n_items = len(self.item_vectors)
@@ -34,6 +41,6 @@ class RidgeEncoder:
             self.unobserved_weight, self.regularization, self.regularization_exponent, n_items, 0, 1, out, np.zeros(2),
         )  # fmt: skip
         if failed >= 0:
-            raise FloatingPointError("the fold-in of these items is not finite; the release's vectors are damaged")
+            raise ReleaseCorrupt("the fold-in of these items is not finite: vectors or weights are damaged")
         query: NDArray[np.float32] = out[0]
         return query

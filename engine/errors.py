@@ -13,12 +13,12 @@
     ├── QueryError
     │   ├── InvalidQuery              malformed request; carries one violation per field
     │   ├── UnknownUser               strict request for a user this release does not know
-    │   └── UnknownItem               strict request for items this release does not know
-    ├── ServerError                   the server could not start: address taken, device missing
+    │   └── UnknownItem               strict cart of unknown items, or items similar to an unknown one
+    ├── ServerError                   the server could not start, or has no release to answer from yet
     └── ClientError                   the server could not be reached or refused the call
 
 A message says what was found, what was expected and what to do. Conversion happens once per boundary: exit codes in
-engine.cli, gRPC statuses in engine.statuses. tests/test_errors.py holds that each class is documented.
+engine.cli, gRPC statuses in engine.statuses. tests/test_documentation.py holds that each class is documented.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ class UnknownUser(QueryError):
 
 
 class UnknownItem(QueryError):
-    """A query named only items that the release does not hold, and no other answer was asked for."""
+    """A strict cart of items that the release does not hold, or a query for items similar to such an item."""
 
 
 class ServerError(NearcartError):
-    """The server could not start."""
+    """The server could not start (address taken, device missing), or no release is loaded yet."""
 
 
 class ClientError(NearcartError):

@@ -139,24 +139,30 @@ def _hash(data, start, stop):  # type: ignore[no-untyped-def]
 
 @njit(int64(bytes_in, int64_in, int32_in, bytes_in, int64, int64), nogil=True, cache=True)
 def _find_slot(data, offsets, slots, wanted, start, stop):  # type: ignore[no-untyped-def]
-    """The slot that holds wanted[start:stop], or the empty slot where it would go."""
+    """The slot that holds wanted[start:stop], or the empty slot where it would go; -1 if every slot was passed.
+
+    Arrays are mapped from files that are checked while they are served already: a damaged row or offset must end in
+    "not found", never in a read outside the arrays or in an endless search.
+    """
     mask = np.uint64(len(slots) - 1)
     slot = _hash(wanted, start, stop) & mask
     length = stop - start
-    while True:
+    for _ in range(len(slots)):
         row = slots[slot]
-        if row == -1:
+        if row < 0:
             return np.int64(slot)
-        first = offsets[row]
-        if offsets[row + 1] - first == length:
-            same = True
-            for position in range(length):
-                if data[first + position] != wanted[start + position]:
-                    same = False
-                    break
-            if same:
-                return np.int64(slot)
+        if row + 1 < len(offsets):
+            first = offsets[row]
+            if offsets[row + 1] - first == length and first >= 0 and first + length <= len(data):
+                same = True
+                for position in range(length):
+                    if data[first + position] != wanted[start + position]:
+                        same = False
+                        break
+                if same:
+                    return np.int64(slot)
         slot = (slot + np.uint64(1)) & mask
+    return np.int64(-1)
 
 
 @njit(int32(bytes_in, int64_in, int32_out), nogil=True, cache=True)
@@ -174,4 +180,5 @@ def _fill_slots(data, offsets, slots):  # type: ignore[no-untyped-def]
 def _find_rows(data, offsets, slots, wanted, wanted_offsets, out):  # type: ignore[no-untyped-def]
     """out[i] = row of the i-th wanted string, -1 where there is none."""
     for i in range(len(out)):
-        out[i] = slots[_find_slot(data, offsets, slots, wanted, wanted_offsets[i], wanted_offsets[i + 1])]
+        slot = _find_slot(data, offsets, slots, wanted, wanted_offsets[i], wanted_offsets[i + 1])
+        out[i] = max(np.int32(-1), slots[slot]) if slot >= 0 else np.int32(-1)

@@ -45,18 +45,19 @@ def use_one_thread() -> None:
 def build_index(vectors: NDArray[np.float32], plan: IndexPlan, path: Path) -> None:
     """Build the index of vectors float32 (n, d) and write it to path. Raises IndexUnsupported, OSError."""
     vectors = np.ascontiguousarray(vectors)
+    index = _empty_index(plan, vectors.shape[1])
     try:
-        index = faiss.index_factory(vectors.shape[1], plan.factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             index.train(vectors)
         index.add(vectors)
-        _set_parameters(index, plan)
     except (RuntimeError, AssertionError) as error:
-        raise IndexUnsupported(
-            f"FAISS could not build the index {plan.factory!r} over {vectors.shape[0]:,} vectors of {vectors.shape[1]} "
-            f"factors: {_reason(error)}. Name another factory string, such as {EXACT!r} (exact) or 'HNSW32'"
-        ) from error
+        raise _unsupported(plan, f"over {vectors.shape[0]:,} vectors of {vectors.shape[1]} factors", error) from error
     _write(index, path)
+
+
+def check_plan(plan: IndexPlan, factors: int) -> None:
+    """Raises IndexUnsupported where FAISS knows no such index or search parameters, before hours go into vectors."""
+    _empty_index(plan, factors)
 
 
 class Index:
@@ -196,6 +197,22 @@ def _write(index: Any, path: Path) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(write))
         if failures:
             raise failures[0]
+
+
+def _empty_index(plan: IndexPlan, factors: int) -> Any:
+    try:
+        index = faiss.index_factory(factors, plan.factory, faiss.METRIC_INNER_PRODUCT)
+        _set_parameters(index, plan)
+    except (RuntimeError, AssertionError) as error:
+        raise _unsupported(plan, f"of {factors} factors", error) from error
+    return index
+
+
+def _unsupported(plan: IndexPlan, over: str, error: Exception) -> IndexUnsupported:
+    return IndexUnsupported(
+        f"FAISS could not build the index {plan.factory!r} with search parameters {plan.search_parameters!r} {over}: "
+        f"{_reason(error)}. Name another factory string, such as {EXACT!r} (exact) or 'HNSW32'"
+    )
 
 
 def _set_parameters(index: Any, plan: IndexPlan) -> None:

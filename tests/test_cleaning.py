@@ -78,6 +78,20 @@ def test_a_return_reduces_and_a_full_return_removes(tmp_path: Path) -> None:
     assert dict(found.report.dropped) == {Reason.RETURN.value: 3, Reason.RETURNED.value: 1}
 
 
+def test_a_return_does_not_count_as_the_last_time(tmp_path: Path) -> None:
+    bought = {"user_id": "ann", "item_id": "tea", "quantity": 2.0, "timestamp": 1.6e9}
+    found = read_rows(tmp_path / "e.parquet", [bought, bought | {"quantity": -1.0, "timestamp": 1.65e9}])
+    assert found.last_times.tolist() == [1.6e9]
+
+
+def test_what_is_returned_and_cancels_out_is_reported_once(tmp_path: Path) -> None:
+    liked = {"user_id": "ann", "item_id": "tea", "event": "purchase"}
+    rows = [liked, liked | {"event": "dislike"}, liked | {"quantity": -2.0}, {"user_id": "ann", "item_id": "cup"}]
+    found = read_rows(tmp_path / "e.parquet", rows, Cleaning(event_weights={"dislike": -1.0}, now=NOW))
+    assert dict(found.report.dropped) == {Reason.RETURN.value: 1, Reason.RETURNED.value: 2}
+    assert found.report.rows_kept == 1
+
+
 def test_weights_follow_the_kind_of_event_and_the_weighting(tmp_path: Path) -> None:
     kinds = {"tea": ["view", "view", "purchase"], "cup": ["view"], "pot": ["dislike", "view"], "urn": ["noise"]}
     rows = [{"user_id": "ann", "item_id": item, "event": kind} for item, all_ in kinds.items() for kind in all_]

@@ -37,7 +37,11 @@ def test_the_version_is_the_packages(capsys):
         ([], 2, "usage: nearcart"),
         (["trian"], 2, "unknown command 'trian'; expected one of: demo, train"),
         (["serve"], 2, "required: --releases"),
-        (["serve", "--releases", "nowhere", "--address", "127.0.0.1:0", "--admin-address", ""], 1, "CURRENT names no release"),
+        (
+            ["serve", "--releases", "nowhere", "--address", "127.0.0.1:0", "--admin-address", ""],
+            1,
+            "CURRENT names no release",
+        ),
         (["serve", "--releases", "nowhere", "--device", "gpu"], 1, "--device gpu"),
         (["serve", "--releases", "nowhere", "--workers", "2"], 2, "--workers"),
         (["releases", "verify", "nothing", "--releases", "nowhere"], 1, "has no release 'nothing'"),

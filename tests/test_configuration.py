@@ -98,7 +98,16 @@ def test_an_unknown_flag_and_an_abbreviated_one_exit_with_2(capsys):
 
 def test_help_shows_every_option_with_its_default():
     text = argument_parser(Bake, "kitchen bake").format_help()
-    for expected in ("--oven", "--minutes", "(default: 40)", "--no-fan", "{top,middle}", "CAKE", "--config", "NEARCART_"):
+    for expected in (
+        "--oven",
+        "--minutes",
+        "(default: 40)",
+        "--no-fan",
+        "{top,middle}",
+        "CAKE",
+        "--config",
+        "NEARCART_",
+    ):
         assert expected in text
 
 

@@ -118,3 +118,16 @@ def test_more_ids_than_rows_can_number_are_refused_before_anything_is_built():
     offsets = np.lib.stride_tricks.as_strided(np.zeros(1, dtype=np.int64), shape=(2**30 + 2,), strides=(0,))
     with pytest.raises(ValueError, match="at most 1,073,741,823"):
         IdTable.over(StringTable(np.empty(0, dtype=np.uint8), offsets))
+
+
+def test_a_damaged_table_finds_nothing_instead_of_reading_elsewhere():
+    ids = [f"id {i}" for i in range(50)]
+    table = IdTable.of(ids)
+    beyond = IdTable(table.strings, np.full_like(table.slots, 10_000))
+    assert (beyond.rows(ids) == -1).all()
+    offsets = table.strings.offsets.copy()
+    offsets[1:] += 1 << 40
+    moved = IdTable(StringTable(table.strings.data, offsets), table.slots)
+    assert (moved.rows(ids) == -1).sum() >= 49
+    full = IdTable(table.strings, np.zeros_like(table.slots))
+    assert full.row("id 7") == -1

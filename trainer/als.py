@@ -95,7 +95,10 @@ def train_als(
 
 def resolved_threads(threads: int) -> int:
     """The number of threads that `threads` means; 0 means every processor this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+    if threads:
+        return threads
+    # Where the system can bind a process to processors (Linux), a container's share is smaller than the machine.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Run:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.commands import RELEASES_HELP
 from engine.configuration import as_mapping, option
 from engine.errors import UsageError
 from trainer.als_options import AlsOptions
@@ -44,7 +43,7 @@ class EventOptions:
         "regular expression of item ids that are fees, not products; '' keeps all", None, metavar="REGEX"
     )
     memory_limit: str = option("memory for reading events; beyond it, temporary files", "2GB", metavar="SIZE")
-    quiet: bool = option("no progress", False)
+    quiet: bool = option("no progress; the report of dropped rows remains", False)
 
     def columns(self) -> EventColumns:
         """The column mapping."""
@@ -78,7 +77,7 @@ class Train(AlsOptions, EventOptions):
     """
 
     events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")
-    releases: Path = option(RELEASES_HELP, metavar="DIR")
+    releases: Path = option("directory of releases", metavar="DIR")
     items: Path | None = option(
         "items file: item_id, optionally title, category, price, available", None, metavar="FILE"
     )
@@ -198,14 +197,14 @@ class Evaluate(AlsOptions, EventOptions):
 class Demo:
     """Train on the bundled shop, publish, serve, and ask a user query and a cart query over gRPC."""
 
-    releases: Path | None = option("directory of releases to keep; a temporary one if not given", None, metavar="DIR")
+    keep: Path | None = option("publish into this directory of releases, and keep it", None, metavar="DIR")
     limit: int = option("items to ask for", 10, metavar="K", minimum=1)
 
     def run(self) -> None:
         """Print the answers with product names. Raises NearcartError."""
         from trainer.demo import run_demo
 
-        run_demo(self.releases, self.limit)
+        run_demo(self.keep, self.limit)
 
 
 def als_options(command: AlsOptions) -> AlsOptions:

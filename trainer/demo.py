@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 
+from engine.configuration import as_mapping
 from engine.errors import ServerError
 from trainer.als_options import AlsOptions
 from trainer.shop import BundledShop, bundled_shop
@@ -33,7 +34,7 @@ def run_demo(releases: Path | None, limit: int) -> None:
 
 
 def _run(releases: Path, limit: int) -> None:
-    shop = bundled_shop()
+    shop, options = bundled_shop(), AlsOptions()
     print(
         "The shop: Online Retail (Daqing Chen, UCI Machine Learning Repository, 2015), a year of invoices.", flush=True
     )
@@ -41,9 +42,10 @@ def _run(releases: Path, limit: int) -> None:
         [str(shop.events)],
         columns=shop.columns,
         cleaning=shop.cleaning,
-        options=AlsOptions(),
+        options=options,
         releases=releases,
         title_column=shop.title_column,
+        configuration={"events": [shop.events.name], **as_mapping(options)},
     )
     with _serving(releases) as address:
         print(f"\nServing at {address}.", flush=True)
@@ -91,8 +93,8 @@ def _titles(shop: BundledShop, condition: str) -> list[str]:
     with duckdb.connect() as connection:
         rows = connection.execute(
             f"SELECT mode(Description) FROM read_parquet(?) WHERE {condition} AND Description IS NOT NULL "
-            "GROUP BY StockCode ORDER BY count(*) DESC, StockCode",
-            [str(shop.events)],
+            "AND NOT regexp_full_match(StockCode, ?, 'i') GROUP BY StockCode ORDER BY count(*) DESC, StockCode",
+            [str(shop.events), shop.cleaning.non_product_pattern],
         ).fetchall()
     return [str(title) for (title,) in rows]
 

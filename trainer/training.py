@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.index import IndexPlan
+from engine.index import IndexPlan, check_plan
 from engine.repository import Repository
 from trainer.als import train_als
 from trainer.als_options import AlsOptions
@@ -39,19 +39,20 @@ def train_release(
     configuration: Mapping[str, Any] | None = None,
 ) -> str:
     """Train and publish; returns the release's id. Raises TrainerError, SearchError or ReleaseError."""
+    plan = IndexPlan(factory, search_parameters)
+    check_plan(plan, options.factors)
     step = Steps(quiet=quiet)
     step("reading events")
     interactions = read_interactions(
         events, columns, cleaning=cleaning, threads=options.threads, memory_limit=memory_limit, on_step=step
     )
-    if not quiet:
-        _log.info("events\n%s", interactions.report.table())
+    _log.info("events\n%s", interactions.report.table())
     step(
         f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries; "
         f"training {options.factors} factors for {options.epochs} epochs"
     )
     items = read_catalogue(items_file, events, columns, title_column, interactions.item_ids)
-    if items_file is not None and not quiet:
+    if items_file is not None:
         _log.info("items\n%s", items.report.table())
     with training_progress(quiet=quiet) as show:
         embeddings = train_als(interactions, options, show)
@@ -61,7 +62,7 @@ def train_release(
         interactions,
         items,
         embeddings,
-        plan=IndexPlan(factory, search_parameters),
+        plan=plan,
         promised_recall=promised_recall,
         configuration=configuration or {},
         promote=promote,

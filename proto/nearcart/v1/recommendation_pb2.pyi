@@ -77,7 +77,7 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_PERSONAL: _Source.ValueType  # 1
     """The user's history, and recent items where the request named them."""
     SOURCE_CART: _Source.ValueType  # 2
-    """The cart, and the user's history where the request named a known user."""
+    """The cart."""
     SOURCE_SIMILAR: _Source.ValueType  # 3
     """The item asked about."""
     SOURCE_POPULAR: _Source.ValueType  # 4
@@ -91,7 +91,7 @@ SOURCE_UNSPECIFIED: Source.ValueType  # 0
 SOURCE_PERSONAL: Source.ValueType  # 1
 """The user's history, and recent items where the request named them."""
 SOURCE_CART: Source.ValueType  # 2
-"""The cart, and the user's history where the request named a known user."""
+"""The cart."""
 SOURCE_SIMILAR: Source.ValueType  # 3
 """The item asked about."""
 SOURCE_POPULAR: Source.ValueType  # 4
@@ -225,8 +225,8 @@ class RecommendForCartRequest(_message.Message):
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     user_id: _builtins.str
     """Whose cart it is: `repeat` applies to the user's history, and where no item of the cart is known, the user is
-    answered for. Unset means nobody's; set but empty or overlong gets INVALID_ARGUMENT. A user the release does not know is as good as unset, but gets
-    NOT_FOUND where `strict` is set.
+    answered for. Unset means nobody's; set but empty or overlong gets INVALID_ARGUMENT. A user the release does not
+    know is as good as unset, but gets NOT_FOUND where `strict` is set.
     """
     repeat: Global___Repeat.ValueType
     """What becomes of items the user already has; without a `user_id` there are none. Unset means REPEAT_MIX; unlisted

@@ -1,0 +1,183 @@
+"""The promise of recall: kept by measurement on the release's own queries, or nothing is published."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from small_release import ENCODER, publish, small_shop
+
+from engine.calibration import canary_scores, cart_vectors, rebuild_index
+from engine.encoders import RidgeEncoder
+from engine.errors import IndexUnsupported, RecallNotReached, ReleaseCorrupt, ReleaseNotFound
+from engine.index import IndexPlan
+from engine.queries import CartQuery, UserQuery
+from engine.release import INDEX_FILE, MANIFEST
+from engine.repository import Repository
+from engine.retrieval import Snapshot
+
+CRIPPLED = IndexPlan("IVF64,Flat", "nprobe=1")
+
+
+@pytest.fixture(scope="module")
+def large_shop():
+    """Enough items that 20 of them are searched for, not scanned."""
+    return small_shop(n_items=3000, seed=3)
+
+
+@pytest.fixture
+def large_repository(large_shop, tmp_path):
+    repository = Repository(tmp_path / "releases")
+    publish(repository, large_shop, promised_recall=1.0)
+    return repository
+
+
+def names_of_everything(repository):
+    return sorted(str(path.relative_to(repository.root)) for path in repository.root.rglob("*"))
+
+
+def test_the_manifest_tells_the_promise_and_what_was_measured_of_each_kind_of_query(large_repository):
+    index = Snapshot.open(large_repository.current_path()).manifest["index"]
+    assert (index["factory"], index["search_parameters"], index["promised_recall"]) == ("Flat", "", 1.0)
+    assert sorted(index["measured"]) == ["cart", "user"]
+    assert [index["measured"][kind]["queries"] for kind in ("user", "cart")] == [40, 10]
+    for measured in index["measured"].values():
+        assert measured["recall@20"] == measured["lower_95"] == 1.0
+        assert measured["median_microseconds"] > 0
+
+
+def test_an_index_that_misses_the_promise_is_not_published(large_shop, tmp_path):
+    repository = Repository(tmp_path / "releases")
+    publish(repository, large_shop)
+    before = names_of_everything(repository)
+    with pytest.raises(RecallNotReached, match=r"'IVF64,Flat' \(nprobe=1\) finds 0\.\d+ of .* 0\.99 was promised"):
+        publish(repository, large_shop, plan=CRIPPLED, promised_recall=0.99)
+    assert names_of_everything(repository) == before
+
+
+def test_an_index_that_keeps_a_lower_promise_is_published_with_its_true_recall(large_shop, tmp_path):
+    repository = Repository(tmp_path / "releases")
+    publish(repository, large_shop, plan=CRIPPLED, promised_recall=0.01)
+    measured = Snapshot.open(repository.current_path()).manifest["index"]["measured"]
+    assert all(0.01 <= each["lower_95"] < each["recall@20"] < 0.9 for each in measured.values())
+
+
+def test_a_kind_of_query_that_misses_the_promise_is_not_hidden_by_another(large_shop, tmp_path, monkeypatch):
+    def recall_by_kind(index, queries, k):
+        return np.full(len(queries), 1.0 if len(queries) == len(large_shop.user_vectors) else 0.5)
+
+    monkeypatch.setattr("engine.calibration.measure_recall", recall_by_kind)
+    with pytest.raises(RecallNotReached, match="10 cart queries"):
+        publish(Repository(tmp_path), large_shop, promised_recall=0.6)
+
+
+def test_the_promise_is_held_at_the_lower_bound_and_not_at_the_mean(large_shop, tmp_path, monkeypatch):
+    # The mean is .9; over 10 carts the lower bound is .9 - 1.645 * .3 / sqrt(10) = .744.
+    monkeypatch.setattr(
+        "engine.calibration.measure_recall", lambda index, queries, k: (np.arange(len(queries)) % 10 > 0) * 1.0
+    )
+    publish(Repository(tmp_path), large_shop, promised_recall=0.74)
+    with pytest.raises(RecallNotReached, match=r"lower 95% bound 0\.7439"):
+        publish(Repository(tmp_path), large_shop, promised_recall=0.75)
+
+
+def test_a_rebuilt_index_makes_a_new_release_that_differs_in_nothing_else(large_repository):
+    old = large_repository.current()
+    new, index = rebuild_index(large_repository, old, IndexPlan("HNSW32", "efSearch=200"), 0.9, promote=True)
+    large_repository.verify(old)
+    large_repository.verify(new)
+    assert large_repository.current() == new > old
+    before, after = (
+        json.loads((large_repository.path(release_id) / MANIFEST).read_text(encoding="utf-8"))
+        for release_id in (old, new)
+    )
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    assert changed - {"created_at"} == {"release_id", "index", "index_of", "files", "checksum"}
+    assert after["index_of"] == old
+    assert after["index"] == index
+    assert index["factory"] == "HNSW32"
+    assert before["files"].keys() == after["files"].keys()
+    assert {name for name in before["files"] if before["files"][name] != after["files"][name]} == {INDEX_FILE}
+    for name in before["files"].keys() - {INDEX_FILE}:
+        old_file, new_file = (large_repository.path(release_id) / name for release_id in (old, new))
+        assert old_file.read_bytes() == new_file.read_bytes()
+
+
+def test_a_rebuilt_index_answers_as_well(large_repository):
+    old = Snapshot.open(large_repository.current_path())
+    rebuild_index(large_repository, old.release_id, IndexPlan("IVF16,Flat", "nprobe=16"), 0.99, promote=True)
+    new = Snapshot.open(large_repository.current_path())
+    for ask in (
+        lambda snapshot: snapshot.recommend_for_users([UserQuery(f"u{n}", 10) for n in range(30)]),
+        lambda snapshot: snapshot.recommend_for_carts([CartQuery([f"i{n}"], limit=10) for n in range(100, 130)]),
+    ):
+        for before, after in zip(ask(old), ask(new), strict=True):
+            assert before.item_ids == after.item_ids
+            assert before.scores.tobytes() == after.scores.tobytes()
+
+
+def test_a_rebuilt_index_is_rebuilt_again(large_repository):
+    first = large_repository.current()
+    second, _ = rebuild_index(large_repository, first, IndexPlan("SQ8"), 0.5, promote=False)
+    third, _ = rebuild_index(large_repository, second, IndexPlan("Flat"), 1.0, promote=False)
+    assert large_repository.current() == first
+    assert Snapshot.open(large_repository.path(third)).manifest["index_of"] == second
+
+
+@pytest.mark.parametrize(
+    ("plan", "error"), [(CRIPPLED, RecallNotReached), (IndexPlan("nonsense"), IndexUnsupported)], ids=str
+)
+def test_a_rebuild_that_fails_leaves_nothing_behind(large_repository, plan, error):
+    before = names_of_everything(large_repository)
+    with pytest.raises(error):
+        rebuild_index(large_repository, large_repository.current(), plan, 0.99, promote=True)
+    assert names_of_everything(large_repository) == before
+
+
+def test_a_damaged_release_is_not_copied_into_a_new_one(large_repository):
+    path = large_repository.current_path() / "users" / "history.values.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    before = names_of_everything(large_repository)
+    with pytest.raises(ReleaseCorrupt, match=r"history\.values\.npy has SHA-256"):
+        rebuild_index(large_repository, large_repository.current(), IndexPlan(), 0.99, promote=True)
+    assert names_of_everything(large_repository) == before
+
+
+def test_a_release_that_is_not_there_cannot_be_rebuilt(large_repository):
+    with pytest.raises(ReleaseNotFound):
+        rebuild_index(large_repository, "gone", IndexPlan(), 0.99, promote=True)
+
+
+def test_files_are_copied_where_they_cannot_be_linked(repository, monkeypatch):
+    def cannot_link(source, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", cannot_link)
+    new, _ = rebuild_index(repository, repository.current(), IndexPlan(), 0.99, promote=True)
+    repository.verify(new)
+
+
+def test_canaries_are_the_best_scores_of_the_first_carts_without_what_is_in_them(shop):
+    vectors = cart_vectors(RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER), shop.carts)
+    scores = canary_scores(shop.item_vectors, shop.available, shop.carts, vectors)
+    assert scores.shape == (8, 10)
+    starts, rows = shop.carts
+    for i, found in enumerate(scores):
+        truth = shop.item_vectors.astype(np.float64) @ vectors[i].astype(np.float64)
+        truth[~shop.available] = -np.inf
+        truth[rows[starts[i] : starts[i + 1]]] = -np.inf
+        np.testing.assert_allclose(found, np.sort(truth)[::-1][:10], rtol=1e-5, atol=1e-7)
+
+
+def test_canaries_shorten_to_what_every_cart_leaves(shop):
+    carts = (np.array([0, 58, 59]), np.r_[np.arange(58), 3].astype(np.int32))
+    vectors = np.ones((2, 8), dtype=np.float32)
+    everything = np.ones(60, dtype=bool)
+    assert canary_scores(shop.item_vectors, everything, carts, vectors).shape == (2, 2)
+    assert canary_scores(shop.item_vectors, everything, (np.zeros(1, np.int64), carts[1][:0]), vectors[:0]).shape == (
+        0,
+        0,
+    )

@@ -1,0 +1,47 @@
+"""The ridge encoder as serving uses it: exact, and safe against damaged files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+
+from engine.encoders import RidgeEncoder
+from engine.errors import ReleaseCorrupt
+
+A0, REGULARIZATION, EXPONENT = 0.1, 0.02, 0.7
+
+
+@pytest.fixture
+def encoder():
+    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    values, rotation = np.linalg.eigh(vectors.astype(np.float64).T @ vectors)
+    return RidgeEncoder(
+        (vectors @ rotation).astype(np.float32), values.astype(np.float32), A0, REGULARIZATION, EXPONENT
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5, 6, 7, 40])
+def test_a_bag_of_items_encodes_to_the_solution_of_its_normal_equations(encoder, size):
+    generator = np.random.default_rng(size)
+    rows = np.sort(generator.choice(40, size, replace=False)).astype(np.int32)
+    values = generator.uniform(-1, 2, size).astype(np.float32)
+    weights, targets = reference.dense(np.array([0, size]), rows, values, 40)
+    penalty = reference.row_penalty(size, A0, REGULARIZATION, EXPONENT, 40)
+    expected = reference.solve_row(weights[0], targets[0], encoder.item_vectors, A0, penalty)
+    np.testing.assert_allclose(encoder.encode(rows, values), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_no_items_encode_to_zero(encoder):
+    assert not encoder.encode(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)).any()
+
+
+@pytest.mark.parametrize("row", [-1, 40, 2**31 - 1])
+def test_rows_that_are_no_items_are_refused(encoder, row):
+    with pytest.raises(ReleaseCorrupt, match="outside the 40 of the release"):
+        encoder.encode(np.array([3, row], dtype=np.int32), np.ones(2, dtype=np.float32))
+
+
+def test_a_damaged_weight_is_refused(encoder):
+    with pytest.raises(ReleaseCorrupt, match="not finite"):
+        encoder.encode(np.array([3], dtype=np.int32), np.array([np.nan], dtype=np.float32))
