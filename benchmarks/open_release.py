@@ -2,10 +2,10 @@
 
     python -m benchmarks.open_release [--users 100000000] [--runs 5] [--quick] [--json FILE]
 
-Makes and publishes a release of that many users: one entry of history each, vectors of 2 factors, 1,000 items. What grows
-with the users is their ids, histories and vectors; the factors are few to spare the disk (5.2 GB at the default). Opens it
-in fresh processes, with its files in the page cache, and after the kernel was asked to drop them. Importing is not
-counted. As the measure of what is avoided, each process also makes a dict of a million of the ids. One raw row per
+Makes and publishes a release of that many users: one entry of history each, vectors of 2 factors, 1,000 items. What
+grows with the users is their ids, histories and vectors; the factors are few to spare the disk (5.2 GB at the default).
+Opens it in fresh processes, with its files in the page cache, and after the kernel was asked to drop them. Importing is
+not counted. As the measure of what is avoided, each process also makes a dict of a million of the ids. One raw row per
 process; `--quick` checks that it works and measures nothing.
 """
 

@@ -148,7 +148,7 @@ def _find_slot(data, offsets, slots, wanted, start, stop):  # type: ignore[no-un
     slot = _hash(wanted, start, stop) & mask
     length = stop - start
     for _ in range(len(slots)):
-        row = slots[slot]
+        row = np.int64(slots[slot])
         if row < 0:
             return np.int64(slot)
         if row + 1 < len(offsets):

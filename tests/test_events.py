@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from made_events import csv_text, described, item_ids, jsonl_text, read, records, user_ids, written
 
-from trainer.errors import ColumnMissing
+from engine.errors import UsageError
+from trainer.errors import ColumnMissing, NothingLeft
+from trainer.interactions import read_interactions
 
 
 @pytest.fixture
@@ -159,3 +161,18 @@ def test_a_missing_column_is_named_with_what_was_found_and_its_flag(tmp_path: Pa
 def test_a_key_that_only_a_late_json_record_has_is_found(tmp_path: Path) -> None:
     anonymous = '{"item_id": 1}\n' * 21_000
     assert read(written(tmp_path / "e.jsonl", anonymous + '{"item_id": 1, "user_id": "late"}\n')).n_users == 1
+
+
+def test_times_in_another_form_are_read_by_their_format(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "user_id,item_id,timestamp\na,x,12/1/2010 8:26\nb,x,13/1/2010 8:26\n")
+    found = read_interactions([str(path)], timestamp_format="%m/%d/%Y %H:%M")
+    assert found.last_times.tolist() == [1291191960.0]
+    assert found.report.as_dict()["dropped"] == {"time cannot be understood": 1}
+    with pytest.raises(NothingLeft, match="--timestamp-format"):
+        read_interactions([str(path)])
+
+
+def test_a_format_of_times_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "user_id,item_id,timestamp\na,x,12/1/2010\n")
+    with pytest.raises(UsageError, match="%d"):
+        read_interactions([str(path)], timestamp_format="%Q")

@@ -99,6 +99,31 @@ def test_a_lookup_leaves_read_only_arrays_alone():
     assert table.rows(["b", "c", "a"]).tolist() == [1, -1, 0]
 
 
+@given(st.integers(0, 7), st.integers(-(2**31), 2**31 - 1))
+@example(0, 2**31 - 1)
+@example(0, -(2**31))
+def test_a_damaged_slot_is_at_worst_not_found(slot, row):
+    table = IdTable.of(["a", "b", "c", "d"])
+    slots = table.slots.copy()
+    slots[slot] = row
+    found = IdTable(table.strings, slots).rows(["a", "b", "c", "d", "e"]).tolist()
+    assert all(each in (expected, -1) for each, expected in zip(found, [0, 1, 2, 3, -1], strict=True))
+
+
+@given(st.integers(0, 4), st.integers(-(2**40), 2**40))
+def test_a_damaged_offset_is_never_read_through(place, offset):
+    table = IdTable.of(["a", "b", "c", "d"])
+    offsets = table.strings.offsets.copy()
+    offsets[place] = offset
+    found = IdTable(StringTable(table.strings.data, offsets), table.slots).rows(["a", "b", "c", "d", "e"]).tolist()
+    assert all(-1 <= each < 4 for each in found)
+
+
+def test_a_table_without_an_empty_slot_is_searched_once_around():
+    table = IdTable.of(["a", "b"])
+    assert IdTable(table.strings, np.zeros(4, dtype=np.int32)).rows(["a", "x"]).tolist() == [0, -1]
+
+
 def test_strings_that_are_a_table_already_are_looked_up_without_decoding():
     assert IdTable.of(["a", "b"]).rows_of(StringTable.of(["b", "x", "b"])).tolist() == [1, -1, 1]
 

@@ -256,6 +256,16 @@ def test_factors_that_disagree_with_the_arrays_are_found_when_opening(directory)
         Snapshot.open(directory)
 
 
+@pytest.mark.parametrize("by", [-1, 1])
+def test_histories_that_end_before_or_after_the_entries_are_found_when_opening(directory, by):
+    name = "users/history.indptr.npy"
+    starts = np.load(directory / name)
+    starts[-1] += by
+    replace_file(directory, name, lambda path: np.save(path, starts))
+    with pytest.raises(ReleaseCorrupt, match=f"histories end at {30 + by}, the manifest says 30 entries"):
+        Snapshot.open(directory)
+
+
 @pytest.mark.parametrize("field", ["users", "items", "entries"])
 def test_a_size_that_is_not_given_is_found_when_opening(directory, field):
     rewrite(directory, lambda manifest: manifest["sizes"].pop(field))

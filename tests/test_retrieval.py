@@ -250,6 +250,17 @@ def test_a_user_whose_recent_items_are_old_news_gets_the_same_answer(served):
             np.testing.assert_allclose(other.scores, stored.scores, rtol=0, atol=1e-5 * np.abs(stored.scores).max())
 
 
+def test_a_recent_item_that_weighs_more_in_the_history_keeps_its_weight(served):
+    user_id, entries = next(
+        (user_id, entries)
+        for user_id in served.shop.user_ids
+        if max((entries := history_of(served.shop, user_id)).values()) > 1 and len(entries) > 3
+    )
+    heaviest = served.shop.item_ids[max(entries, key=entries.get)]
+    stored, folded = (ask(served, UserQuery(user_id, 20, recent_item_ids=recent)) for recent in ([], [heaviest]))
+    np.testing.assert_allclose(folded.scores, stored.scores, rtol=0, atol=1e-5 * np.abs(stored.scores).max())
+
+
 def test_recent_items_change_a_known_users_answer_and_do_not_come_back(served):
     before = ask(served, UserQuery("u1", 10))
     after = ask(served, UserQuery("u1", 10, recent_item_ids=before.item_ids[:3]))
@@ -377,6 +388,18 @@ def test_sold_out_items_are_learned_from_and_never_shown(served):
     ):
         assert not set(ask(served, query).item_ids) & sold_out
     assert ask(served, CartQuery(["i01"], limit=3)).source is Source.CART
+
+
+def test_popular_items_are_found_behind_any_number_that_are_sold_out(tmp_path):
+    shop = small_shop(n_items=400)
+    least_popular = np.argsort(np.bincount(shop.indices, minlength=400), kind="stable")[:10]
+    shop.available[:] = False
+    shop.available[least_popular] = True
+    repository = Repository(tmp_path)
+    publish(repository, shop)
+    served = Served(shop, Snapshot.open(repository.current_path()), exact=True)
+    assert len(ask(served, UserQuery("nobody", 5)).item_ids) == 5
+    assert len(ask(served, UserQuery("nobody", 11)).item_ids) == 10
 
 
 def test_copies_of_an_item_score_the_same_and_stand_in_row_order(served):

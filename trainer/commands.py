@@ -33,6 +33,9 @@ class EventOptions:
     user_column: str = option("column of the user", "user_id", metavar="NAME")
     item_column: str = option("column of the item", "item_id", metavar="NAME")
     timestamp_column: str = option("column of the time", "timestamp", metavar="NAME")
+    timestamp_format: str = option(
+        "format of times that are text but not ISO 8601, such as '%d.%m.%Y %H:%M'", "", metavar="FORMAT"
+    )
     event_column: str = option("column of the kind of event", "event", metavar="NAME")
     quantity_column: str = option("column of the quantity; negative ones are returns", "quantity", metavar="NAME")
     price_column: str = option("column of the price", "price", metavar="NAME")
@@ -91,24 +94,7 @@ class Train(AlsOptions, EventOptions):
         """Publish a release and print its id. Raises NearcartError."""
         from trainer.training import train_release
 
-        print(
-            train_release(
-                self.events,
-                columns=self.columns(),
-                cleaning=self.cleaning(),
-                options=als_options(self),
-                releases=self.releases,
-                items_file=self.items,
-                title_column=self.title_column,
-                factory=self.factory,
-                search_parameters=self.search_parameters,
-                promised_recall=self.recall,
-                memory_limit=self.memory_limit,
-                promote=self.promote,
-                quiet=self.quiet,
-                configuration=as_mapping(self),
-            )
-        )
+        print(train_release(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +173,12 @@ class Evaluate(AlsOptions, EventOptions):
         from trainer.interactions import read_interactions
 
         interactions = read_interactions(
-            sources, columns, cleaning=self.cleaning(), threads=self.threads, memory_limit=self.memory_limit
+            sources,
+            columns,
+            cleaning=self.cleaning(),
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            timestamp_format=self.timestamp_format,
         )
         _log.info("%s\n%s", ", ".join(sources), interactions.report.table())
         return interactions

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import duckdb
 
-from engine.configuration import as_mapping
 from engine.errors import ServerError
-from trainer.als_options import AlsOptions
+from trainer.commands import Train
 from trainer.shop import BundledShop, bundled_shop
 from trainer.training import train_release
 
@@ -34,18 +33,18 @@ def run_demo(releases: Path | None, limit: int) -> None:
 
 
 def _run(releases: Path, limit: int) -> None:
-    shop, options = bundled_shop(), AlsOptions()
+    shop = bundled_shop()
     print(
         "The shop: Online Retail (Daqing Chen, UCI Machine Learning Repository, 2015), a year of invoices.", flush=True
     )
     train_release(
-        [str(shop.events)],
-        columns=shop.columns,
-        cleaning=shop.cleaning,
-        options=options,
-        releases=releases,
-        title_column=shop.title_column,
-        configuration={"events": [shop.events.name], **as_mapping(options)},
+        Train(
+            events=(str(shop.events),),
+            releases=releases,
+            title_column=shop.title_column,
+            non_product_pattern=shop.cleaning.non_product_pattern,
+            **{f"{role}_column": name for role, name in vars(shop.columns).items()},
+        )
     )
     with _serving(releases) as address:
         print(f"\nServing at {address}.", flush=True)

@@ -88,12 +88,23 @@ def open_workspace(threads: int, memory_limit: str) -> Iterator[duckdb.DuckDBPyC
 
 
 def stage_events(
-    connection: duckdb.DuckDBPyConnection, sources: Sequence[str], columns: EventColumns, step: Step
+    connection: duckdb.DuckDBPyConnection,
+    sources: Sequence[str],
+    columns: EventColumns,
+    step: Step,
+    timestamp_format: str = "",
 ) -> None:
-    """Read every file that `sources` name into the table `raw`.
+    """Read every file that `sources` name into the table `raw`; times in text are of `timestamp_format`, if given.
 
     Raises EventsUnreadable, ColumnMissing, and IdTooLong for an id over engine.ids.MAX_ID_BYTES or with a NUL byte.
     """
+    if timestamp_format:
+        try:
+            connection.execute("SELECT try_strptime('', ?)", [timestamp_format])
+        except duckdb.Error as error:
+            raise UsageError(
+                f"the timestamp format {timestamp_format!r} was refused ({error}); expected such as %d.%m.%Y %H:%M"
+            ) from None
     files = find_files(sources, lambda file: step(f"checking {file.path}") if file.compression else None)
     connection.execute(
         "CREATE OR REPLACE TABLE raw (user_id VARCHAR, item_id VARCHAR, event VARCHAR, basket VARCHAR, "
@@ -106,7 +117,8 @@ def stage_events(
     for layout in layouts:
         step(f"reading {_told(layout)}")
         with reading(layout.files):
-            connection.execute(f"INSERT INTO raw BY NAME {_event_sql(layout.admitting(names), columns)}")
+            sql = _event_sql(layout.admitting(names), columns, timestamp_format)
+            connection.execute(f"INSERT INTO raw BY NAME {sql}")
     for role in ("user", "item"):
         check_ids(connection, "raw", f"{role}_id", getattr(columns, role))
         close_holes(connection, "raw", f"{role}_id")
@@ -145,7 +157,7 @@ def _told(layout: Layout) -> str:
     return str(layout.files[0].path) if count == 1 else f"{count} files ({layout.form.value})"
 
 
-def _event_sql(layout: Layout, columns: EventColumns) -> str:
+def _event_sql(layout: Layout, columns: EventColumns, timestamp_format: str) -> str:
     """SELECT in the names and types of `raw`."""
 
     def name_of(role: str) -> str | None:
@@ -156,12 +168,15 @@ def _event_sql(layout: Layout, columns: EventColumns) -> str:
         name = name_of(role)
         return f"NULL::{type_}" if name is None else sql_of(layout, name)
 
+    def seconds(layout: Layout, name: str) -> str:
+        return seconds_sql(layout, name, timestamp_format)
+
     return f"""
         SELECT {value("user", text_sql, "VARCHAR")} AS user_id,
                {value("item", text_sql, "VARCHAR")} AS item_id,
                {value("event", text_sql, "VARCHAR")} AS event,
                {value("basket", text_sql, "VARCHAR")} AS basket,
-               {value("timestamp", seconds_sql, "DOUBLE")} AS seconds,
+               {value("timestamp", seconds, "DOUBLE")} AS seconds,
                {value("quantity", number_sql, "DOUBLE")} AS quantity,
                {value("price", number_sql, "DOUBLE")} AS price,
                {str(layout.text).lower()} AS loose
@@ -194,7 +209,7 @@ def number_sql(layout: Layout, name: str) -> str:
     return _parsed_number(text_sql(layout, name))
 
 
-def seconds_sql(layout: Layout, name: str) -> str:
+def seconds_sql(layout: Layout, name: str, timestamp_format: str = "") -> str:
     """A column as unix seconds, NULL where blank, NaN where it is not a time."""
     column, type_ = identifier(name), layout.columns[name]
     if type_.startswith(("TIMESTAMP", "DATE")):
@@ -202,6 +217,9 @@ def seconds_sql(layout: Layout, name: str) -> str:
     if type_.startswith(NUMERIC_TYPES):
         return _scaled(f"{column}::DOUBLE")
     text = f"trim({text_sql(layout, name)})"
+    if timestamp_format:
+        moment = f"epoch(try_strptime({text}, {quoted(timestamp_format)}))"
+        return f"CASE WHEN {text} IS NOT NULL THEN coalesce({moment}, 'nan'::DOUBLE) END"
     # A hyphen past the first character makes it a date.
     moment = f"coalesce(epoch(try_cast({text} AS TIMESTAMPTZ)), 'nan'::DOUBLE)"
     return f"CASE WHEN strpos({text}, '-') > 1 THEN {moment} ELSE {_scaled(_parsed_number(text))} END"

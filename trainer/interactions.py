@@ -116,6 +116,7 @@ def read_interactions(
     cleaning: Cleaning = Cleaning(),  # noqa: B008 - frozen
     threads: int = 0,
     memory_limit: str = DEFAULT_MEMORY_LIMIT,
+    timestamp_format: str = "",
     on_step: Step | None = None,
 ) -> Interactions:
     """Read events from files, globs and directories; drop, net and weigh them by `cleaning`; number users and items.
@@ -123,19 +124,23 @@ def read_interactions(
     Parquet, CSV and JSON lines, the latter two also .gz or .zst; headerless tab-separated "user item rating [time]"
     (the rating only says that there was something); and "a user a line, then its items". `threads` 0 takes all cores;
     the result is the same for any number and any order of rows. `memory_limit` bounds DuckDB, which spills beyond it
-    to a temporary directory. `on_step` is told what happens, in words.
+    to a temporary directory. `timestamp_format` is that of times that are text but not ISO 8601, in
+    the directives of strptime, such as "%d.%m.%Y %H:%M". `on_step` is told what happens, in words.
 
     Raises EventsUnreadable, ColumnMissing, IdTooLong, NothingLeft, UsageError, EventsError where memory or disk run
     out.
     """
     step = on_step or (lambda text: None)
     with open_workspace(threads, memory_limit) as connection:
-        stage_events(connection, sources, columns, step)
+        stage_events(connection, sources, columns, step, timestamp_format)
         step("cleaning")
         report = clean(connection, cleaning)
         if not report.rows_kept:
             named = ", ".join(map(str, sources))
-            raise NothingLeft(f"no events are left of {named}; expected at least one\n{report.table()}")
+            raise NothingLeft(
+                f"no events are left of {named}; expected at least one. The report says why; times that cannot be "
+                f"understood need --timestamp-format\n{report.table()}"
+            )
         step("numbering users and items")
         number_rows(connection)
         entries = read_entries(connection, cleaning.weighting)

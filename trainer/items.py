@@ -96,7 +96,14 @@ class Items:
 
 
 def read_catalogue(
-    items_file: Path | None, events: Sequence[str], columns: EventColumns, title_column: str | None, item_ids: IdTable
+    items_file: Path | None,
+    events: Sequence[str],
+    columns: EventColumns,
+    title_column: str | None,
+    item_ids: IdTable,
+    *,
+    threads: int = 0,
+    memory_limit: str = DEFAULT_MEMORY_LIMIT,
 ) -> Items:
     """The items file where there is one, with titles from the events where a column is named for them.
 
@@ -109,7 +116,7 @@ def read_catalogue(
     if title_column is None:
         return items
     own = items.attributes.get("title")
-    titles = read_titles(events, columns, title_column, item_ids)
+    titles = read_titles(events, columns, title_column, item_ids, threads=threads, memory_limit=memory_limit)
     if isinstance(own, StringTable):
         titles = StringTable.of(own[row] or titles[row] for row in range(len(item_ids)))
     return replace(items, attributes={**items.attributes, "title": titles})
