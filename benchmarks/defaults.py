@@ -6,8 +6,8 @@ Trains ALS on all but the last four weeks of two shops, the bundled one and comp
 NEARCART_DATA or ../shared/data), and measures the last four weeks:
 
 - user: recall@20 and ndcg@20 of items that are new to the user, history excluded from the ranking;
-- cart: the share of baskets (3 to 60 known items, one hidden by seed 7) whose hidden item is in the top 10 for the rest,
-  with the cart alone, with cart and history folded in together, and with the sum of cart vector and user vector.
+- cart: the share of baskets (3 to 60 known items, one hidden by seed 7) whose hidden item is in the top 10 for the
+  rest, with the cart alone, with cart and history folded in together, and with the sum of cart vector and user vector.
 
 A coordinate search: from a starting point, each parameter in turn takes the value with the best mean over shops and
 measures, each relative to the best seen; `unobserved_weight` None is the curve of trainer.als_options. Everything that
@@ -17,7 +17,6 @@ was tried is printed; docs/decisions/0003-defaults.md quotes a run.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from benchmarks.raw_rows import write_rows
 from trainer.als import Embeddings, train_als
 from trainer.als_options import AlsOptions
 from trainer.cleaning import Cleaning
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = search(shops(arguments.data, quick=arguments.quick), quick=arguments.quick)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        write_rows(arguments.json, rows)
 
 
 def shops(data: Path, *, quick: bool) -> list[Shop]:

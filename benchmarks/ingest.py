@@ -1,6 +1,6 @@
 """How long does it take to read events, and how much memory does the whole process need?
 
-    python benchmarks/ingest.py [--rows 10000000] [--quick] [--json FILE]
+    python -m benchmarks.ingest [--rows 10000000] [--quick] [--json FILE]
 
 Makes events of a large shop (a tenth as many users as rows, a hundredth as many items, all columns filled, a few
 returns) as Parquet and as CSV, and reads each in a process of its own, whose peak of resident memory is what the kernel
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+
+from benchmarks.raw_rows import write_rows
 
 _CHILD = """
 import json, sys, time
@@ -65,7 +65,7 @@ def main() -> None:
                 flush=True,
             )
     if arguments.json:
-        arguments.json.write_text("".join(json.dumps(result) + "\n" for result in results))
+        write_rows(arguments.json, results)
 
 
 def _make(directory: Path, n_rows: int) -> list[Path]:
@@ -83,15 +83,8 @@ def _measured(path: Path, threads: int, memory_limit: str) -> dict[str, Any]:
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
         raise SystemExit(f"reading {path} failed:\n{child.stderr}")
-    environment = {
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "memory_limit": memory_limit,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "duckdb": duckdb.__version__,
-    }
-    return {"form": path.suffix[1:], "file_bytes": path.stat().st_size, **environment, **json.loads(child.stdout)}
+    setting = {"form": path.suffix[1:], "file_bytes": path.stat().st_size, "threads": threads}
+    return {**setting, "memory_limit": memory_limit, **json.loads(child.stdout)}
 
 
 def _arguments() -> argparse.Namespace:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.raw_rows import write_rows
 from engine.calibration import add_measured_index, canary_scores, cart_vectors
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
@@ -88,14 +87,7 @@ def main() -> None:
     for cache in ("warm", "dropped"):
         _print_summary(cache, [row for row in rows if row["page_cache"] == cache])
     if arguments.json:
-        environment = {
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "faiss": faiss.__version__,
-        }
-        arguments.json.write_text("".join(json.dumps({**row, **environment}) + "\n" for row in rows))
+        write_rows(arguments.json, rows)
 
 
 def _publish(repository: Repository, n_users: int) -> Path:
