@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.raw_rows import write_rows
-from engine.calibration import add_measured_index, canary_scores, cart_vectors
+from engine.calibration import add_measured_index, canary_scores, cart_queries
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
 from engine.index import IndexPlan
@@ -98,7 +98,7 @@ def _publish(repository: Repository, n_users: int) -> Path:
     spectrum = np.square(vectors, dtype=np.float64).sum(axis=0).astype(np.float32)
     available = np.ones(_ITEMS, dtype=bool)
     carts = (np.arange(0, 41, 2, dtype=np.int64), np.arange(40, dtype=np.int32))
-    queries = cart_vectors(RidgeEncoder(vectors, spectrum, **_ENCODER), carts)
+    queries = {"cart": cart_queries(RidgeEncoder(vectors, spectrum, **_ENCODER), carts)}
     popularity = np.full(_ITEMS, n_users // _ITEMS, dtype=np.int32)
     with repository.draft() as draft:
         draft.add_arrays("users/ids", IdTable.over(_numbers(n_users)).arrays())
@@ -115,8 +115,8 @@ def _publish(repository: Repository, n_users: int) -> Path:
         draft.add_array("parts/0/user_vectors", user_vectors)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array("canaries/scores", canary_scores(vectors, available, carts, queries))
-        index = add_measured_index(draft, IndexPlan(), vectors, available, user_vectors, queries, 0.99)
+        draft.add_array("canaries/scores", canary_scores(vectors, available, queries["cart"]))
+        index = add_measured_index(draft, IndexPlan(), vectors, available, queries, 0.99)
         part = {"encoder": {"kind": "ridge", **_ENCODER}, "memory": {"kind": "dense", "factors": _FACTORS}}
         sizes = {"users": n_users, "items": _ITEMS, "entries": n_users}
         fields = {"sizes": sizes, "parts": [part], "index": index, "attributes": []}

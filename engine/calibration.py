@@ -1,13 +1,15 @@
 """Recall is a promise: an index enters a release only with its recall measured on that release's own queries.
 
-Queries are of the real kinds, user vectors and folded-in carts, which are not distributed like items. Each kind must
-keep the promise by itself, at the lower 95% bound; otherwise nothing is published.
+Queries are of the real kinds, user vectors and folded-in carts, which are not distributed like items, and leave out
+what serving leaves out, histories and carts, because exclusions cost an approximate index recall. Each kind must keep
+the promise by itself, at the lower 95% bound; otherwise nothing is published.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,21 +25,36 @@ from engine.scoring import best_of_rows
 RECALL_AT = 20
 MAX_QUERIES = 500
 """Queries measured of each kind."""
+_TIMED_QUERIES = 100
 N_CANARIES = 8
 CANARY_LENGTH = 10
 
-Carts = tuple[NDArray[np.int64], NDArray[np.int32]]
-"""Row starts int64 (carts + 1,) and item rows int32 (items,)."""
+Bags = tuple[NDArray[np.int64], NDArray[np.int32]]
+"""Carts or histories: starts int64 (bags + 1,) and item rows int32 (items,)."""
 
 
-def cart_vectors(encoder: RidgeEncoder, carts: Carts) -> NDArray[np.float32]:
-    """Encode each cart, every item with weight 1: float32 (carts, d)."""
-    starts, rows = carts
-    vectors = [
-        encoder.encode(cart, np.ones(len(cart), dtype=np.float32))
-        for cart in (rows[starts[i] : starts[i + 1]] for i in range(len(starts) - 1))
-    ]
-    return np.stack(vectors) if vectors else np.empty((0, encoder.item_vectors.shape[1]), dtype=np.float32)
+@dataclass(frozen=True)
+class Queries:
+    """Queries of one kind: vectors float32 (m, d), and for each the rows that must not come back, as when serving."""
+
+    vectors: NDArray[np.float32]
+    excluded: Sequence[NDArray[np.int32]]
+
+
+def cart_queries(encoder: RidgeEncoder, carts: Bags) -> Queries:
+    """Each cart folded in, every item with weight 1; its own items do not come back."""
+    bags = [_bag(carts, i) for i in range(len(carts[0]) - 1)]
+    vectors = np.empty((len(bags), encoder.item_vectors.shape[1]), dtype=np.float32)
+    for i, cart in enumerate(bags):
+        vectors[i] = encoder.encode(cart, np.ones(len(cart), dtype=np.float32))
+    return Queries(vectors, bags)
+
+
+def user_queries(user_vectors: NDArray[np.float32], histories: Bags) -> Queries:
+    """A sample of MAX_QUERIES users; their histories do not come back."""
+    n = len(user_vectors)
+    chosen = np.sort(np.random.default_rng(0).choice(n, min(MAX_QUERIES, n), replace=False))
+    return Queries(user_vectors[chosen], [_bag(histories, user) for user in chosen.tolist()])
 
 
 def add_measured_index(
@@ -45,19 +62,17 @@ def add_measured_index(
     plan: IndexPlan,
     item_vectors: NDArray[np.float32],
     available: NDArray[np.bool_],
-    user_vectors: NDArray[np.float32],
-    carts: NDArray[np.float32],
+    queries: Mapping[str, Queries],
     promised_recall: float,
 ) -> dict[str, Any]:
-    """Build the index inside a draft and measure it; returns the manifest's "index". Raises RecallNotReached."""
+    """Build the index inside a draft and measure it on each kind of query; returns the manifest's "index".
+
+    Raises RecallNotReached, IndexUnsupported, PublishFailed.
+    """
     draft.add_file(INDEX_FILE, lambda path: build_index(item_vectors, plan, path))
     index = Index(draft.directory / INDEX_FILE, item_vectors, plan, available)
-    generator = np.random.default_rng(0)
-    chosen = np.sort(generator.choice(len(user_vectors), min(MAX_QUERIES, len(user_vectors)), replace=False))
     measured = {
-        kind: _measure(index, queries, plan, kind, promised_recall)
-        for kind, queries in {"user": user_vectors[chosen], "cart": carts[:MAX_QUERIES]}.items()
-        if len(queries)
+        kind: _measure(index, each, plan, kind, promised_recall) for kind, each in queries.items() if len(each.vectors)
     }
     return {
         "factory": plan.factory,
@@ -68,16 +83,15 @@ def add_measured_index(
 
 
 def canary_scores(
-    item_vectors: NDArray[np.float32], available: NDArray[np.bool_], carts: Carts, vectors: NDArray[np.float32]
+    item_vectors: NDArray[np.float32], available: NDArray[np.bool_], carts: Queries
 ) -> NDArray[np.float32]:
     """The best scores of the first few carts, by scan: float32 (canaries, length). A snapshot must repeat them."""
-    starts, rows = carts
     found = []
-    for i in range(min(N_CANARIES, len(vectors))):
+    for vector, cart in zip(carts.vectors[:N_CANARIES], carts.excluded, strict=False):
         allowed = available.copy()
-        allowed[rows[starts[i] : starts[i + 1]]] = False
+        allowed[cart] = False
         allowed_rows = np.flatnonzero(allowed).astype(np.int32)
-        found.append(best_of_rows(item_vectors, allowed_rows, vectors[i], CANARY_LENGTH)[1])
+        found.append(best_of_rows(item_vectors, allowed_rows, vector, CANARY_LENGTH)[1])
     length = min((len(scores) for scores in found), default=0)
     return np.array([scores[:length] for scores in found], dtype=np.float32).reshape(len(found), length)
 
@@ -94,8 +108,11 @@ def rebuild_index(
         raise ReleaseCorrupt(f"release {release_id} has no ridge encoder, so its queries cannot be made")
     item_vectors = release.array("parts/0/item_vectors", np.float32, (sizes["items"], factors))
     spectrum = release.array("parts/0/spectrum", np.float32, (factors,))
-    starts = release.array("canaries/carts.indptr", np.int64, (None,))
-    carts = (starts, release.array("canaries/carts.indices", np.int32, (int(starts[-1]),)))
+    user_vectors = release.array("parts/0/user_vectors", np.float32, (sizes["users"], factors))
+    queries = {
+        "user": user_queries(user_vectors, _bags(release, "users/history")),
+        "cart": cart_queries(RidgeEncoder(item_vectors, spectrum, **encoder), _bags(release, "canaries/carts")),
+    }
     with repository.draft() as draft:
         for name in manifest["files"]:
             if name != INDEX_FILE:
@@ -105,8 +122,7 @@ def rebuild_index(
             plan,
             item_vectors,
             release.array("items/available", np.bool_, (sizes["items"],)),
-            release.array("parts/0/user_vectors", np.float32, (sizes["users"], factors)),
-            cart_vectors(RidgeEncoder(item_vectors, spectrum, **encoder), carts),
+            queries,
             promised_recall,
         )
         written = ("format_version", "release_id", "created_at", "files", "checksum")
@@ -115,16 +131,23 @@ def rebuild_index(
         return repository.publish(draft, fields, promote=promote), index
 
 
-def _measure(
-    index: Index, queries: NDArray[np.float32], plan: IndexPlan, kind: str, promised_recall: float
-) -> dict[str, float]:
-    recalls = measure_recall(index, queries, RECALL_AT)
+def _bag(bags: Bags, i: int) -> NDArray[np.int32]:
+    starts, rows = bags
+    return rows[starts[i] : starts[i + 1]]
+
+
+def _bags(release: Release, name: str) -> Bags:
+    starts = release.array(f"{name}.indptr", np.int64, (None,))
+    return starts, release.array(f"{name}.indices", np.int32, (int(starts[-1]),))
+
+
+def _measure(index: Index, queries: Queries, plan: IndexPlan, kind: str, promised_recall: float) -> dict[str, float]:
+    recalls = measure_recall(index, queries.vectors, RECALL_AT, queries.excluded)
     lower = float(recalls.mean() - 1.645 * recalls.std() / np.sqrt(len(recalls)))
-    nothing = np.empty(0, dtype=np.int32)
     seconds = []
-    for query in queries[:100]:
+    for query, excluded in zip(queries.vectors[:_TIMED_QUERIES], queries.excluded, strict=False):
         started = time.perf_counter()
-        index.search(query[np.newaxis], RECALL_AT, [nothing])
+        index.search(query[np.newaxis], RECALL_AT, [excluded])
         seconds.append(time.perf_counter() - started)
     if lower < promised_recall:
         raise RecallNotReached(

@@ -83,8 +83,9 @@ class Index:
         self._is_exact = plan.factory == EXACT
         hidden = available is not None and not available.all()
         self._available = available if hidden else None
-        self._parameters = _selecting(self._faiss, available) if available is not None and hidden else None
-        if self._parameters is not None:
+        bitmap = np.packbits(self._available, bitorder="little") if self._available is not None else None
+        self._selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
+        if self._selector is not None:
             try:
                 self._propose(vectors[:1], 1)
             except RuntimeError as error:
@@ -134,10 +135,17 @@ class Index:
         return best_of_rows(self._vectors, np.sort(rows), query, k)
 
     def _propose(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        if self._parameters is None:
-            scores, rows = self._faiss.search(queries, k)
-        else:
-            scores, rows = self._faiss.search(queries, k, params=self._parameters)
+        """The k candidates of each query that FAISS finds among the available rows."""
+        inner = faiss.downcast_index(self._faiss)
+        parameters = None
+        if isinstance(inner, faiss.IndexHNSW):
+            # A search that keeps fewer than k candidates proposes fewer: exclusions would then cost recall unseen.
+            parameters = faiss.SearchParametersHNSW(sel=self._selector, efSearch=max(inner.hnsw.efSearch, k))
+        elif self._selector is not None and isinstance(inner, faiss.IndexIVF):
+            parameters = faiss.SearchParametersIVF(sel=self._selector, nprobe=inner.nprobe)
+        elif self._selector is not None:
+            parameters = faiss.SearchParameters(sel=self._selector)
+        scores, rows = self._faiss.search(queries, k, params=parameters)
         return scores, rows
 
     def _rank(
@@ -171,13 +179,14 @@ class Index:
         return self.n_available - len(shown)
 
 
-def measure_recall(index: Index, queries: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+def measure_recall(
+    index: Index, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int32]]
+) -> NDArray[np.float64]:
     """Recall@k of each query against exact search, by score: a tie at the k-th place counts as found."""
-    nothing = np.empty(0, dtype=np.int32)
-    answers = index.search(queries, k, [nothing] * len(queries))
+    answers = index.search(queries, k, excluded)
     recalls = np.empty(len(queries))
-    for i, (query, (_, scores)) in enumerate(zip(queries, answers, strict=True)):
-        exact = index.scan(query, k, nothing)[1]
+    for i, (query, rows, (_, scores)) in enumerate(zip(queries, excluded, answers, strict=True)):
+        exact = index.scan(query, k, rows)[1]
         recalls[i] = np.count_nonzero(scores >= exact[-1]) / len(exact) if len(exact) else 1.0
     return recalls
 
@@ -218,17 +227,6 @@ def _unsupported(plan: IndexPlan, over: str, error: Exception) -> IndexUnsupport
 def _set_parameters(index: Any, plan: IndexPlan) -> None:
     if plan.search_parameters:
         faiss.ParameterSpace().set_index_parameters(index, plan.search_parameters)
-
-
-def _selecting(index: Any, available: NDArray[np.bool_]) -> Any:
-    """Search parameters that show only the available rows, and keep the index's own settings."""
-    selector = faiss.IDSelectorBitmap(np.packbits(available, bitorder="little"))
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=inner.hnsw.efSearch)
-    if isinstance(inner, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe)
-    return faiss.SearchParameters(sel=selector)
 
 
 def _blocks(vectors: NDArray[np.float32], size: int = 65_536) -> list[NDArray[np.float32]]:

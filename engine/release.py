@@ -41,6 +41,10 @@ class Release:
         self.directory = directory
         self.manifest = MappingProxyType(_read_manifest(directory))
         self.release_id = str(self.manifest["release_id"])
+        if directory.name != self.release_id:
+            raise ReleaseCorrupt(
+                f"{directory} holds release {self.release_id}: a release keeps its name, rename it back"
+            )
         for name, entry in self.manifest["files"].items():
             path = directory / name
             found = path.stat().st_size if path.is_file() else None
@@ -209,7 +213,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise ReleaseCorrupt(f"{path} is not JSON ({error}): copy the release again, or roll back") from error
     if not isinstance(manifest, dict) or "format_version" not in manifest:
         raise ReleaseCorrupt(f"{path} names no format_version: it is not the manifest of a release")
-    if manifest.get("checksum") != _manifest_checksum(manifest):
+    if manifest["format_version"] == FORMAT_VERSION and manifest.get("checksum") != _manifest_checksum(manifest):
         raise ReleaseCorrupt(f"{path} does not match its own checksum: it was changed or damaged after publishing")
     if manifest["format_version"] != FORMAT_VERSION:
         raise ReleaseIncompatible(

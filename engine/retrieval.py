@@ -36,7 +36,7 @@ class Snapshot:
 
     def __init__(self, release: Release) -> None:
         manifest = release.manifest
-        part, n_users, n_items, n_entries, factors = _dense_part(manifest)
+        (n_users, n_items, n_entries, factors), encoder, plan = _dense_part(manifest)
         self.release_id = release.release_id
         self.manifest: Mapping[str, Any] = manifest
         self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))
@@ -56,10 +56,7 @@ class Snapshot:
         self._titles = _titles(release, n_items)
         item_vectors = release.array("parts/0/item_vectors", np.float32, (n_items, factors))
         spectrum = release.array("parts/0/spectrum", np.float32, (factors,))
-        encoder = {key: value for key, value in part["encoder"].items() if key != "kind"}
-        self._encoder = RidgeEncoder(item_vectors, spectrum, **encoder)
-        index = manifest["index"]
-        plan = IndexPlan(index["factory"], index["search_parameters"])
+        self._encoder = RidgeEncoder(item_vectors, spectrum, *encoder)
         self._index = Index(release.verified_path(INDEX_FILE), item_vectors, plan, self._available)
         self._check_canaries(release)
 
@@ -96,21 +93,21 @@ class Snapshot:
         recent, unknown = self._known(query.recent_item_ids)
         rows, values = self._history(user)
         excluded = self._known(query.exclude_item_ids)[0]
-        if user < 0 and not len(recent):
-            if query.strict:
+        if len(recent):
+            rows, values = _merge(rows, values, recent)
+        if query.repeat is Repeat.NEVER:
+            excluded = _union(excluded, rows)
+        only = _only(query.repeat, rows[values > 0])
+        if not (values > 0).any():
+            # A stranger, or someone known for dislikes alone, whose vector is zero.
+            if query.strict and user < 0:
                 raise UnknownUser(
                     f"release {self.release_id} does not hold the user {query.user_id[:128]!r}, "
                     "and no recent item is known"
                 )
-            return _Plan(query.limit, Source.POPULAR, excluded, None, _only(query.repeat, _NO_ROWS), unknown)
-        if len(recent):
-            rows, values = _merge(rows, values, recent)
-            vector = self._encoder.encode(rows, values)
-        else:
-            vector = self._user_vectors[user]
-        if query.repeat is Repeat.NEVER:
-            excluded = _union(excluded, rows)
-        return _Plan(query.limit, Source.PERSONAL, excluded, vector, _only(query.repeat, rows[values > 0]), unknown)
+            return _Plan(query.limit, Source.POPULAR, excluded, None, only, unknown)
+        vector = self._encoder.encode(rows, values) if len(recent) else self._user_vectors[user]
+        return _Plan(query.limit, Source.PERSONAL, excluded, vector, only, unknown)
 
     def _for_cart(self, query: CartQuery) -> _Plan:
         cart, unknown = self._known(query.item_ids)
@@ -129,7 +126,7 @@ class Snapshot:
         if len(cart):
             vector = self._encoder.encode(cart, _ones(cart))
             return _Plan(query.limit, Source.CART, excluded, vector, only, unknown)
-        if len(history):
+        if (values > 0).any():
             return _Plan(query.limit, Source.PERSONAL, excluded, self._user_vectors[user], only, unknown)
         return _Plan(query.limit, Source.POPULAR, excluded, None, only, unknown)
 
@@ -219,21 +216,29 @@ class _Plan:
         return index.best_of(self.vector, self.limit, rows)
 
 
-def _dense_part(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], int, int, int, int]:
-    """The one part this version serves, and the sizes. Raises ReleaseIncompatible, ReleaseCorrupt."""
+def _dense_part(
+    manifest: Mapping[str, Any],
+) -> tuple[tuple[int, int, int, int], tuple[float, float, float], IndexPlan]:
+    """Users, items, entries and factors; the encoder's parameters; the index. Of the one part this version serves.
+
+    Raises ReleaseIncompatible, ReleaseCorrupt.
+    """
     try:
-        parts, sizes = manifest["parts"], manifest["sizes"]
+        parts, sizes, index = manifest["parts"], manifest["sizes"], manifest["index"]
         kinds = [(part["encoder"]["kind"], part["memory"]["kind"]) for part in parts]
         if kinds != [("ridge", "dense")]:
             raise ReleaseIncompatible(
                 f"release {manifest['release_id']} has the parts {kinds}; this program serves one (ridge, dense) part"
             )
+        encoder, memory = parts[0]["encoder"], parts[0]["memory"]
         return (
-            parts[0],
-            int(sizes["users"]),
-            int(sizes["items"]),
-            int(sizes["entries"]),
-            int(parts[0]["memory"]["factors"]),
+            (int(sizes["users"]), int(sizes["items"]), int(sizes["entries"]), int(memory["factors"])),
+            (
+                float(encoder["unobserved_weight"]),
+                float(encoder["regularization"]),
+                float(encoder["regularization_exponent"]),
+            ),
+            IndexPlan(str(index["factory"]), str(index["search_parameters"])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import reference
 
-from engine.calibration import add_measured_index, canary_scores, cart_vectors
+from engine.calibration import add_measured_index, canary_scores, cart_queries, user_queries
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
 from engine.index import IndexPlan
@@ -93,7 +93,10 @@ def small_shop(n_users=40, n_items=60, factors=8, seed=0):
 def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=True, draft=None):  # noqa: B008 - frozen
     """Publish the shop as trainer.export would; returns the release's id."""
     encoder = RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER)
-    queries = cart_vectors(encoder, shop.carts)
+    queries = {
+        "user": user_queries(shop.user_vectors, (shop.indptr, shop.indices)),
+        "cart": cart_queries(encoder, shop.carts),
+    }
     popularity = np.bincount(shop.indices, minlength=len(shop.item_ids)).astype(np.int32)
     with draft or repository.draft() as draft:
         draft.add_arrays("users/ids", IdTable.of(shop.user_ids).arrays())
@@ -110,10 +113,8 @@ def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=
         draft.add_array("parts/0/spectrum", shop.spectrum)
         draft.add_array("canaries/carts.indptr", shop.carts[0])
         draft.add_array("canaries/carts.indices", shop.carts[1])
-        draft.add_array("canaries/scores", canary_scores(shop.item_vectors, shop.available, shop.carts, queries))
-        index = add_measured_index(
-            draft, plan, shop.item_vectors, shop.available, shop.user_vectors, queries, promised_recall
-        )
+        draft.add_array("canaries/scores", canary_scores(shop.item_vectors, shop.available, queries["cart"]))
+        index = add_measured_index(draft, plan, shop.item_vectors, shop.available, queries, promised_recall)
         return repository.publish(draft, _fields(shop, index, attributes), promote=promote)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_release import ENCODER, publish, small_shop
 
-from engine.calibration import canary_scores, cart_vectors, rebuild_index
+from engine.calibration import Queries, canary_scores, cart_queries, rebuild_index
 from engine.encoders import RidgeEncoder
 from engine.errors import IndexUnsupported, RecallNotReached, ReleaseCorrupt, ReleaseNotFound
 from engine.index import IndexPlan
@@ -64,7 +64,7 @@ def test_an_index_that_keeps_a_lower_promise_is_published_with_its_true_recall(l
 
 
 def test_a_kind_of_query_that_misses_the_promise_is_not_hidden_by_another(large_shop, tmp_path, monkeypatch):
-    def recall_by_kind(index, queries, k):
+    def recall_by_kind(index, queries, k, excluded):
         return np.full(len(queries), 1.0 if len(queries) == len(large_shop.user_vectors) else 0.5)
 
     monkeypatch.setattr("engine.calibration.measure_recall", recall_by_kind)
@@ -75,7 +75,8 @@ def test_a_kind_of_query_that_misses_the_promise_is_not_hidden_by_another(large_
 def test_the_promise_is_held_at_the_lower_bound_and_not_at_the_mean(large_shop, tmp_path, monkeypatch):
     # The mean is .9; over 10 carts the lower bound is .9 - 1.645 * .3 / sqrt(10) = .744.
     monkeypatch.setattr(
-        "engine.calibration.measure_recall", lambda index, queries, k: (np.arange(len(queries)) % 10 > 0) * 1.0
+        "engine.calibration.measure_recall",
+        lambda index, queries, k, excluded: (np.arange(len(queries)) % 10 > 0) * 1.0,
     )
     publish(Repository(tmp_path), large_shop, promised_recall=0.74)
     with pytest.raises(RecallNotReached, match=r"lower 95% bound 0\.7439"):
@@ -161,8 +162,9 @@ def test_files_are_copied_where_they_cannot_be_linked(repository, monkeypatch):
 
 
 def test_canaries_are_the_best_scores_of_the_first_carts_without_what_is_in_them(shop):
-    vectors = cart_vectors(RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER), shop.carts)
-    scores = canary_scores(shop.item_vectors, shop.available, shop.carts, vectors)
+    queries = cart_queries(RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER), shop.carts)
+    vectors = queries.vectors
+    scores = canary_scores(shop.item_vectors, shop.available, queries)
     assert scores.shape == (8, 10)
     starts, rows = shop.carts
     for i, found in enumerate(scores):
@@ -173,11 +175,21 @@ def test_canaries_are_the_best_scores_of_the_first_carts_without_what_is_in_them
 
 
 def test_canaries_shorten_to_what_every_cart_leaves(shop):
-    carts = (np.array([0, 58, 59]), np.r_[np.arange(58), 3].astype(np.int32))
-    vectors = np.ones((2, 8), dtype=np.float32)
+    carts = [np.arange(58, dtype=np.int32), np.array([3], dtype=np.int32)]
+    queries = Queries(np.ones((2, 8), dtype=np.float32), carts)
     everything = np.ones(60, dtype=bool)
-    assert canary_scores(shop.item_vectors, everything, carts, vectors).shape == (2, 2)
-    assert canary_scores(shop.item_vectors, everything, (np.zeros(1, np.int64), carts[1][:0]), vectors[:0]).shape == (
-        0,
-        0,
-    )
+    assert canary_scores(shop.item_vectors, everything, queries).shape == (2, 2)
+    assert canary_scores(shop.item_vectors, everything, Queries(queries.vectors[:0], [])).shape == (0, 0)
+
+
+def test_the_recall_of_users_is_measured_with_their_histories_left_out(large_shop, tmp_path, monkeypatch):
+    asked = {}
+
+    def keep(index, queries, k, excluded):
+        asked[len(queries)] = [rows.tolist() for rows in excluded]
+        return np.ones(len(queries))
+
+    monkeypatch.setattr("engine.calibration.measure_recall", keep)
+    publish(Repository(tmp_path), large_shop)
+    starts = large_shop.indptr
+    assert asked[40] == [large_shop.indices[starts[u] : starts[u + 1]].tolist() for u in range(40)]

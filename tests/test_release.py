@@ -226,6 +226,32 @@ def test_a_manifest_that_is_something_else_is_refused(directory, content):
 # Manifests and files that are intact, and wrong.
 
 
+def test_a_later_format_is_told_from_damage_whatever_its_checksum(directory):
+    content = json.loads((directory / MANIFEST).read_bytes())
+    (directory / MANIFEST).write_text(json.dumps({**content, "format_version": 2, "checksum": "by another rule"}))
+    with pytest.raises(ReleaseIncompatible, match="of format version 2"):
+        Release(directory)
+
+
+def test_a_release_under_another_name_is_refused(directory):
+    renamed = directory.rename(directory.with_name("another"))
+    with pytest.raises(ReleaseCorrupt, match="a release keeps its name"):
+        Release(renamed)
+
+
+@pytest.mark.parametrize(("section", "field"), [("encoder", "regularization"), ("memory", "factors")])
+def test_a_part_without_a_field_that_answering_needs_is_refused(directory, section, field):
+    rewrite(directory, lambda manifest: manifest["parts"][0][section].pop(field))
+    with pytest.raises(ReleaseCorrupt, match=field):
+        Snapshot.open(directory)
+
+
+def test_an_index_without_its_factory_is_refused(directory):
+    rewrite(directory, lambda manifest: manifest["index"].pop("factory"))
+    with pytest.raises(ReleaseCorrupt, match="factory"):
+        Snapshot.open(directory)
+
+
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_format_version_is_refused_by_name(directory, version):
     rewrite(directory, lambda manifest: manifest.update(format_version=version))

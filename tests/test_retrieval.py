@@ -77,9 +77,9 @@ def for_user(shop, query):
     only = liked(entries) if query.repeat is Repeat.ONLY else None
     if query.repeat is Repeat.NEVER:
         excluded |= set(entries)
-    if known or recent:
+    if liked(entries):
         return Expected(Source.PERSONAL, fold_in(shop, entries), excluded, only, unknown)
-    return UnknownUser if query.strict else Expected(Source.POPULAR, None, excluded, only, unknown)
+    return UnknownUser if query.strict and not known else Expected(Source.POPULAR, None, excluded, only, unknown)
 
 
 def for_cart(shop, query):
@@ -97,7 +97,7 @@ def for_cart(shop, query):
         excluded |= set(entries)
     if cart:
         return Expected(Source.CART, fold_in(shop, dict.fromkeys(cart, 1)), excluded, only, unknown)
-    if entries:
+    if liked(entries):
         return Expected(Source.PERSONAL, fold_in(shop, entries), excluded, only, unknown)
     return Expected(Source.POPULAR, None, excluded, only, unknown)
 
@@ -416,13 +416,20 @@ def test_copies_of_an_item_score_the_same_and_stand_in_row_order(served):
 
 
 def test_a_tie_across_the_last_place_falls_to_the_smaller_row(served):
-    """A user who only dislikes has the zero vector: every item scores 0, so the smallest allowed rows come."""
-    assert not served.shop.user_vectors[served.shop.user_ids.index(DISLIKES_USER)].any()
-    allowed = set(np.flatnonzero(served.shop.available).tolist()) - set(history_of(served.shop, DISLIKES_USER))
-    answer = served.snapshot.recommend_for_users([UserQuery(DISLIKES_USER, 5)])[0]
+    """A cart of the item without a vector asks with the zero vector: every item scores 0, the smallest rows come."""
+    allowed = set(np.flatnonzero(served.shop.available).tolist()) - {ZERO_ROW}
+    answer = served.snapshot.recommend_for_carts([CartQuery([served.shop.item_ids[ZERO_ROW]], limit=5)])[0]
     assert answer.scores.tolist() == [0.0] * 5
     if served.exact:
         assert answer.item_ids == [served.shop.item_ids[row] for row in sorted(allowed)[:5]]
+
+
+def test_someone_known_for_dislikes_alone_gets_what_is_popular_but_not_what_is_disliked(served):
+    answer = ask(served, UserQuery(DISLIKES_USER, 8, strict=True))
+    assert answer.source is Source.POPULAR
+    disliked = {served.shop.item_ids[row] for row in history_of(served.shop, DISLIKES_USER)}
+    assert disliked
+    assert not disliked & set(answer.item_ids)
 
 
 def test_a_cart_of_the_zero_vector_is_answered_in_full(served):

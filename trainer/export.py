@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.calibration import MAX_QUERIES, Carts, add_measured_index, canary_scores, cart_vectors
+from engine.calibration import MAX_QUERIES, Bags, add_measured_index, canary_scores, cart_queries, user_queries
 from engine.ids import StringTable
 from engine.index import IndexPlan
 from engine.release import Draft
@@ -35,7 +35,11 @@ def publish_release(
     """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached."""
     options = embeddings.options
     carts = sample_carts(interactions, np.random.default_rng(options.seed))
-    queries = cart_vectors(embeddings.encoder(), carts)
+    by_user = interactions.by_user
+    queries = {
+        "user": user_queries(embeddings.user_vectors, (by_user.indptr, by_user.indices)),
+        "cart": cart_queries(embeddings.encoder(), carts),
+    }
     with repository.draft() as draft:
         _add_users(draft, interactions)
         attributes = _add_items(draft, interactions, items)
@@ -44,10 +48,8 @@ def publish_release(
         draft.add_array("parts/0/spectrum", embeddings.spectrum)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, carts, queries))
-        index = add_measured_index(
-            draft, plan, embeddings.item_vectors, items.available, embeddings.user_vectors, queries, promised_recall
-        )
+        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
+        index = add_measured_index(draft, plan, embeddings.item_vectors, items.available, queries, promised_recall)
         fields = {
             "program": {package: importlib.metadata.version(package) for package in _PACKAGES},
             "sizes": {
@@ -79,7 +81,7 @@ def publish_release(
         return repository.publish(draft, fields, promote=promote)
 
 
-def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Carts:
+def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
     """Real carts to measure the index with: baskets of up to 60 items, or parts of histories where there are none."""
     baskets = interactions.baskets
     starts, rows = (
