@@ -10,7 +10,7 @@ NEARCART_DATA or ../shared/data), and measures the last four weeks:
   rest, with the cart alone, with cart and history folded in together, and with the sum of cart vector and user vector.
 
 A coordinate search: from a starting point, each parameter in turn takes the value with the best mean over shops and
-measures, each relative to the best seen; `unobserved_weight` None is the curve of trainer.als_options. Everything that
+measures, each relative to the best seen; `unobserved_weight` None is the curve of trainer.options. Everything that
 was tried is printed; docs/decisions/0003-defaults.md quotes a run.
 """
 
@@ -28,12 +28,12 @@ import numpy as np
 
 from benchmarks.raw_rows import write_rows
 from trainer.als import Embeddings, train_als
-from trainer.als_options import AlsOptions
 from trainer.cleaning import Cleaning
 from trainer.evaluate import HeldOut, Scorer, hold_out, rank_catalogue
 from trainer.events import EventColumns
 from trainer.interactions import Interactions, read_interactions
 from trainer.metrics import parse_metrics
+from trainer.options import AlsOptions
 from trainer.shop import bundled_shop
 
 WEEKS = 4

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from made_interactions import interactions_of, random_matrix
 
 from trainer.als import train_als
-from trainer.als_options import AlsOptions
 from trainer.errors import TrainingDiverged
+from trainer.options import AlsOptions
 
 OPTIONS = AlsOptions(factors=6, epochs=4, regularization=0.02, unobserved_weight=0.1, threads=1)
 

@@ -25,9 +25,9 @@ from threadpoolctl import threadpool_limits
 
 from engine.encoders import RidgeEncoder
 from engine.row_solver import add_gram, solve_rows
-from trainer.als_options import AlsOptions
 from trainer.errors import TrainingDiverged
 from trainer.interactions import Csr, Interactions
+from trainer.options import AlsOptions
 
 SOLVERS: Mapping[str, Callable[..., int]] = {"exact": solve_rows}
 """Row solvers by name; each has the signature of engine.row_solver.solve_rows."""

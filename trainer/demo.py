@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from engine.errors import ServerError
-from trainer.commands import Train
+from trainer.options import TrainOptions
 from trainer.shop import BundledShop, bundled_shop
 from trainer.training import train_release
 
@@ -38,7 +38,7 @@ def _run(releases: Path, limit: int) -> None:
         "The shop: Online Retail (Daqing Chen, UCI Machine Learning Repository, 2015), a year of invoices.", flush=True
     )
     train_release(
-        Train(
+        TrainOptions(
             events=(str(shop.events),),
             releases=releases,
             title_column=shop.title_column,

@@ -1,0 +1,120 @@
+"""The options of training, declared once: for the Python API, the flags, the TOML file and the manifest.
+
+This module stays light, because `nearcart --help` loads it: whatever is heavy is imported inside methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.configuration import option
+from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainer.cleaning import Cleaning
+    from trainer.events import EventColumns
+
+EVENTS_HELP = "Parquet, CSV or JSON lines (also .gz, .zst): files, globs or directories"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlsOptions:
+    """Named as in the paper (Rendle et al. 2021); where the defaults come from: docs/decisions/0003-defaults.md."""
+
+    factors: int = option("length of a vector", 128, metavar="N", minimum=1)
+    epochs: int = option("passes over users and items", 12, metavar="N", minimum=1)
+    regularization: float = option("lambda: larger for less and noisier data", 0.003, metavar="X", minimum=0)
+    unobserved_weight: float | None = option(
+        "a0: weight of what was not observed, against 1 for what was (default: 4 density^(2/3), where density is the "
+        "share of all pairs of user and item that were observed)",
+        None,
+        metavar="X",
+        minimum=0,
+    )
+    regularization_exponent: float = option(
+        "nu: 1 scales lambda with a row's entries, 0 is the same for all rows", 1.0, metavar="X", minimum=0
+    )
+    init_scale: float = option("first vectors are normal with init-scale / sqrt(factors)", 0.1, metavar="X", minimum=0)
+    seed: int = option("seed of everything random; the same seed gives the same bits", 42, metavar="N", minimum=0)
+    threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)
+    solver: str = option("row solver", "exact", choices=("exact",))
+
+    def unobserved_weight_for(self, n_users: int, n_items: int, n_entries: int) -> float:
+        """The unobserved weight given, or the one that data of this density asks for.
+
+        The best weight falls with the density (Rendle et al. tune .1 for ML-20M and .02 for MSD); the curve was fitted
+        to the shops and sets of docs/decisions/0003-defaults.md.
+        """
+        if self.unobserved_weight is not None:
+            return self.unobserved_weight
+        density = n_entries / max(1, n_users * n_items)
+        return float(f"{4 * density ** (2 / 3):.3g}")
+
+    def als(self) -> AlsOptions:
+        """The options of ALS alone, of options that hold others beside them."""
+        return AlsOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(AlsOptions)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventOptions:
+    """How events are read and cleaned."""
+
+    user_column: str = option("column of the user", "user_id", metavar="NAME")
+    item_column: str = option("column of the item", "item_id", metavar="NAME")
+    timestamp_column: str = option("column of the time", "timestamp", metavar="NAME")
+    timestamp_format: str = option(
+        "format of times that are text but not ISO 8601, such as '%d.%m.%Y %H:%M'", "", metavar="FORMAT"
+    )
+    event_column: str = option("column of the kind of event", "event", metavar="NAME")
+    quantity_column: str = option("column of the quantity; negative ones are returns", "quantity", metavar="NAME")
+    price_column: str = option("column of the price", "price", metavar="NAME")
+    basket_column: str = option("column of the basket or invoice", "basket_id", metavar="NAME")
+    event_weights: str = option("weights by kind of event, such as view=0.2,purchase=1", "", metavar="LIST")
+    weighting: str = option("weight of an entry: see docs/user-guide.md", "log", choices=("binary", "count", "log"))
+    non_product_pattern: str | None = option(
+        "regular expression of item ids that are fees, not products; '' keeps all", None, metavar="REGEX"
+    )
+    memory_limit: str = option("memory for reading events; beyond it, temporary files", "2GB", metavar="SIZE")
+    quiet: bool = option("no progress; the report of dropped rows remains", False)
+
+    def columns(self) -> EventColumns:
+        """The column mapping."""
+        from trainer.events import EventColumns
+
+        names = (field.name for field in dataclasses.fields(EventColumns))
+        return EventColumns(**{name: getattr(self, f"{name}_column") for name in names})
+
+    def cleaning(self) -> Cleaning:
+        """The cleaning rules. Raises UsageError."""
+        from trainer.cleaning import Cleaning
+
+        weights = {}
+        for entry in filter(None, (each.strip() for each in self.event_weights.split(","))):
+            kind, _, number = entry.rpartition("=")
+            try:
+                weights[kind.strip()] = float(number)
+            except ValueError:
+                raise UsageError(f"--event-weights: found {entry!r}, expected KIND=NUMBER, such as view=0.2") from None
+        rules = Cleaning(event_weights=weights, weighting=self.weighting)  # type: ignore[arg-type]
+        if self.non_product_pattern is None:
+            return rules
+        return dataclasses.replace(rules, non_product_pattern=self.non_product_pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(AlsOptions, EventOptions):
+    """Everything that a training from events to a published release takes."""
+
+    events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")
+    releases: Path = option("directory of releases", metavar="DIR")
+    items: Path | None = option(
+        "items file: item_id, optionally title, category, price, available", None, metavar="FILE"
+    )
+    title_column: str | None = option("column of the events that names the item", None, metavar="NAME")
+    recall: float = option("recall@20 that the index must keep, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
+    factory: str = option("FAISS factory string of the index", "Flat", metavar="STRING")
+    search_parameters: str = option("FAISS search parameters, such as 'efSearch=256'", "", metavar="STRING")
+    promote: bool = option("make the release live", True)
