@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.encoders import RidgeEncoder
-from engine.errors import RecallNotReached, ReleaseCorrupt
+from engine.errors import RecallNotReached
 from engine.index import Index, IndexPlan, build_index, measure_recall
+from engine.parts import DensePart
 from engine.release import INDEX_FILE, Draft, Release
 from engine.repository import Repository
 from engine.scoring import best_of_rows
@@ -102,16 +103,11 @@ def rebuild_index(
     """Publish a copy of a release with another index; returns its id and the manifest's "index"."""
     release = Release(repository.path(release_id))
     manifest = dict(release.manifest)
-    sizes, part = manifest["sizes"], manifest["parts"][0]
-    factors, encoder = int(part["memory"]["factors"]), dict(part["encoder"])
-    if encoder.pop("kind") != "ridge":
-        raise ReleaseCorrupt(f"release {release_id} has no ridge encoder, so its queries cannot be made")
-    item_vectors = release.array("parts/0/item_vectors", np.float32, (sizes["items"], factors))
-    spectrum = release.array("parts/0/spectrum", np.float32, (factors,))
-    user_vectors = release.array("parts/0/user_vectors", np.float32, (sizes["users"], factors))
+    part = DensePart.of(manifest)
+    encoder = part.encoder(release)
     queries = {
-        "user": user_queries(user_vectors, _bags(release, "users/history")),
-        "cart": cart_queries(RidgeEncoder(item_vectors, spectrum, **encoder), _bags(release, "canaries/carts")),
+        "user": user_queries(part.user_vectors(release), _bags(release, "users/history")),
+        "cart": cart_queries(encoder, _bags(release, "canaries/carts")),
     }
     with repository.draft() as draft:
         for name in manifest["files"]:
@@ -120,12 +116,12 @@ def rebuild_index(
         index = add_measured_index(
             draft,
             plan,
-            item_vectors,
-            release.array("items/available", np.bool_, (sizes["items"],)),
+            encoder.item_vectors,
+            release.array("items/available", np.bool_, (part.n_items,)),
             queries,
             promised_recall,
         )
-        written = ("format_version", "release_id", "created_at", "files", "checksum")
+        written = ("format_version", "release_id", "program", "created_at", "files", "checksum")
         fields = {key: value for key, value in manifest.items() if key not in written}
         fields |= {"index": index, "index_of": release_id}
         return repository.publish(draft, fields, promote=promote), index

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             program, f"nowhere to keep compiled kernels: the program's folder and the home are read-only; {hint}", 1
         )
     except KeyboardInterrupt:
-        return _fail(program, "interrupted; nothing was published", 130)
+        return _fail(program, "interrupted", 130)
     except BrokenPipeError:
         # The reader of our output went away (`nearcart ... | head`); stop quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,10 +39,18 @@ class Serve:
     )
     workers: int = option("worker processes; this version runs one", 1, metavar="N", minimum=1)
     device: str = option("where to search: auto takes the best there is", "auto", choices=("auto", "cpu", "gpu"))
-    concurrency: int = option("queries answered at the same time, each by a thread", 4, metavar="N", minimum=1)
-    drain_seconds: float = option("wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0)
-    poll_seconds: float = option("time between looks at CURRENT; 0 never looks", 5.0, metavar="S", minimum=0)
-    max_message_bytes: int = option("largest request accepted", 4 * 1024 * 1024, metavar="N", minimum=1024)
+    concurrency: int = option(
+        "queries answered at the same time, each by a thread", 4, metavar="N", minimum=1, maximum=1024
+    )
+    drain_seconds: float = option(
+        "wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0, maximum=3600
+    )
+    poll_seconds: float = option(
+        "time between looks at CURRENT; 0 never looks", 5.0, metavar="S", minimum=0, maximum=86_400
+    )
+    max_message_bytes: int = option(
+        "largest request accepted", 4 * 1024 * 1024, metavar="N", minimum=1024, maximum=1 << 30
+    )
     verify_after_start: bool = option("check every file's SHA-256 in the background", True)
 
     def run(self) -> None:
@@ -92,6 +100,14 @@ class Query:
         """Print the answer. Raises ClientError."""
         if self.kind != "cart" and len(self.ids) != 1:
             raise UsageError(f"query {self.kind} takes one id, found {len(self.ids)}: {' '.join(self.ids)}")
+        elsewhere = {
+            "--user": self.kind != "cart" and self.user is not None,
+            "--recent": self.kind != "user" and self.recent != (),
+            "--repeat": self.kind == "similar" and self.repeat is not None,
+            "--strict": self.kind == "similar" and self.strict,
+        }
+        for flag in (flag for flag, misplaced in elsewhere.items() if misplaced):
+            raise UsageError(f"{flag} means nothing with `query {self.kind}`: leave it away")
         from engine.client import Client
 
         with Client(self.address, timeout_seconds=self.timeout_seconds) as client:
@@ -155,6 +171,8 @@ class Releases:
         """Print what was done. Raises ReleaseError."""
         from engine.repository import Repository
 
+        if self.release_id is not None and self.action in ("list", "rollback"):
+            raise UsageError(f"releases {self.action} takes no id, found {self.release_id!r}; `promote` makes one live")
         repository = Repository(self.releases)
         if self.action == "list":
             self._list(repository)

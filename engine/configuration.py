@@ -46,7 +46,7 @@ def option(
 def parse(command: type[T], arguments: Sequence[str], environment: Mapping[str, str], program: str) -> T:
     """Fill a command's dataclass. Raises UsageError; argparse itself exits with 2 on unknown flags and 0 on --help."""
     parser = argument_parser(command, program)
-    given = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_intermixed_args(arguments))
     config = given.pop("config", None)
     fields = {field.name: field for field in _fields(command)}
     values: dict[str, Any] = {} if config is None else _from_file(Path(config), fields, command)
@@ -85,7 +85,12 @@ def argument_parser(command: type[Any], program: str) -> argparse.ArgumentParser
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
+            choices: Sequence[str] | None = field.metadata["choices"]
+            metavar = field.metadata["metavar"]
+            if field.metadata["positional"] and choices:
+                # argparse would hold the choices against a positional that is absent; `_scalar` checks them.
+                metavar, choices = "{" + ",".join(choices) + "}", None
+            options |= {"choices": choices, "metavar": metavar}
             if field.metadata["positional"]:
                 # Never required by argparse: the file may give them. What is missing after all is said by `parse`.
                 options["nargs"] = "*" if many else "?"

@@ -8,10 +8,12 @@ every format version lies under tests/data and is read by tests/test_release.py 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -20,11 +22,12 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseIncompatible, ReleaseNotFound
+from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseIncompatible, ReleaseNotFound
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INDEX_FILE = "index.faiss"
+_PACKAGES = ("nearcart", "faiss-cpu", "numba", "numpy")
 _REQUIRED = {
     "release_id": str, "created_at": str, "files": dict,
     "sizes": dict, "parts": list, "index": dict, "attributes": list,
@@ -47,7 +50,8 @@ class Release:
             )
         for name, entry in self.manifest["files"].items():
             path = directory / name
-            found = path.stat().st_size if path.is_file() else None
+            with reading(path):
+                found = path.stat().st_size if path.is_file() else None
             if found != entry["size_bytes"]:
                 state = "is missing" if found is None else f"has {found:,} bytes"
                 raise ReleaseCorrupt(
@@ -62,7 +66,8 @@ class Release:
     def verified_path(self, name: str) -> Path:
         """The path of one file, after comparing its SHA-256 with the manifest. Raises ReleaseCorrupt."""
         path, expected = self.directory / name, self.manifest["files"][name]["sha256"]
-        found = _sha256(path)
+        with reading(path):
+            found = _sha256(path)
         if found != expected:
             raise ReleaseCorrupt(
                 f"{path} has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...: "
@@ -158,6 +163,7 @@ class Draft:
         manifest = {
             "format_version": FORMAT_VERSION,
             "release_id": self.release_id,
+            "program": {package: importlib.metadata.version(package) for package in _PACKAGES},
             **fields,
             "files": dict(sorted(self._files.items())),
         }
@@ -168,6 +174,17 @@ class Draft:
             flush(path)
             for folder in {path.parent, *(each.parent for each in self.directory.rglob("*"))}:
                 flush(folder)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an OSError inside the block into ReleaseError, which says what cannot be read and by whom."""
+    try:
+        yield
+    except OSError as error:
+        raise ReleaseError(
+            f"cannot read {path}: {error.strerror or error}. Releases must be readable for the user who runs this"
+        ) from error
 
 
 class publishing:  # noqa: N801 - used as a statement, like contextlib.suppress
@@ -203,12 +220,14 @@ def flush(path: Path) -> None:
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
-    if not directory.is_dir():
+    with reading(path):
+        exists, content = directory.is_dir(), path.read_bytes() if path.is_file() else None
+    if not exists:
         raise ReleaseNotFound(f"{directory} is not a directory: expected a release")
-    if not path.is_file():
+    if content is None:
         raise ReleaseCorrupt(f"{directory} has no {MANIFEST}: it was never finished, or is not a release")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ReleaseCorrupt(f"{path} is not JSON ({error}): copy the release again, or roll back") from error
     if not isinstance(manifest, dict) or "format_version" not in manifest:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ReleaseError, ReleaseNotFound
-from engine.release import Draft, Release, flush, publishing
+from engine.release import Draft, Release, flush, publishing, reading
 
 CURRENT = "CURRENT"
 _RELEASE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
@@ -74,11 +74,15 @@ class Repository:
         return path
 
     def current(self) -> str | None:
-        """The id that CURRENT names, None where nothing has been promoted."""
+        """The id that CURRENT names, None where nothing has been promoted. Raises ReleaseError if it cannot be read."""
+        path = self.root / CURRENT
         try:
-            return (self.root / CURRENT).read_text(encoding="utf-8", errors="replace").strip() or None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            with reading(path):
+                return path.read_text(encoding="utf-8", errors="replace").strip() or None
+        except ReleaseError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return None
+            raise
 
     def current_path(self) -> Path:
         """The directory of the live release. Raises ReleaseNotFound."""
@@ -95,12 +99,14 @@ class Repository:
         self.verify(release_id)
         self._replace_current(release_id)
 
+    def previous_ids(self) -> list[str]:
+        """The releases older than the live one, newest first; none where nothing is live."""
+        current = self.current()
+        return [] if current is None else [each for each in reversed(self._release_ids()) if each < current]
+
     def rollback(self) -> str:
         """Promote the newest sound release older than CURRENT; returns its id. Raises ReleaseError."""
-        current = self.current()
-        for release_id in reversed(self._release_ids()):
-            if current is not None and release_id >= current:
-                continue
+        for release_id in self.previous_ids():
             try:
                 self.verify(release_id)
             except ReleaseError:
@@ -108,7 +114,7 @@ class Repository:
             self._replace_current(release_id)
             return release_id
         raise ReleaseNotFound(
-            f"{self.root} has no sound release older than {current}: there is nothing to roll back to"
+            f"{self.root} has no sound release older than {self.current()}: there is nothing to roll back to"
         )
 
     def verify(self, release_id: str) -> None:
@@ -131,7 +137,8 @@ class Repository:
     def _release_ids(self) -> list[str]:
         if not self.root.is_dir():
             return []
-        return sorted(each.name for each in self.root.iterdir() if each.is_dir() and not each.name.startswith("."))
+        with reading(self.root):
+            return sorted(each.name for each in self.root.iterdir() if each.is_dir() and not each.name.startswith("."))
 
     def _replace_current(self, release_id: str) -> None:
         temporary = self.root / f".{CURRENT}-{secrets.token_hex(4)}"

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.encoders import RidgeEncoder
-from engine.errors import InvalidQuery, ReleaseCorrupt, ReleaseIncompatible, UnknownItem, UnknownUser, Violation
+from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser, Violation
 from engine.ids import IdTable, StringTable, slots_for
-from engine.index import Found, Index, IndexPlan
+from engine.index import Found, Index
+from engine.parts import DensePart
 from engine.queries import Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.release import INDEX_FILE, Release
 
@@ -36,7 +36,8 @@ class Snapshot:
 
     def __init__(self, release: Release) -> None:
         manifest = release.manifest
-        (n_users, n_items, n_entries, factors), encoder, plan = _dense_part(manifest)
+        part = DensePart.of(manifest)
+        n_users, n_items, n_entries = part.n_users, part.n_items, part.n_entries
         self.release_id = release.release_id
         self.manifest: Mapping[str, Any] = manifest
         self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))
@@ -49,15 +50,14 @@ class Snapshot:
             )
         self._history_rows = release.array("users/history.indices", np.int32, (n_entries,))
         self._history_values = release.array("users/history.values", np.float32, (n_entries,))
-        self._user_vectors = release.array("parts/0/user_vectors", np.float32, (n_users, factors))
+        self._user_vectors = part.user_vectors(release)
         self._popularity = release.array("items/popularity", np.int32, (n_items,))
         self._popular_rows = release.array("items/popular_rows", np.int32, (n_items,))
         self._available = release.array("items/available", np.bool_, (n_items,))
         self._titles = _titles(release, n_items)
-        item_vectors = release.array("parts/0/item_vectors", np.float32, (n_items, factors))
-        spectrum = release.array("parts/0/spectrum", np.float32, (factors,))
-        self._encoder = RidgeEncoder(item_vectors, spectrum, *encoder)
-        self._index = Index(release.verified_path(INDEX_FILE), item_vectors, plan, self._available)
+        self._encoder = part.encoder(release)
+        item_vectors = self._encoder.item_vectors
+        self._index = Index(release.verified_path(INDEX_FILE), item_vectors, part.plan, self._available)
         self._check_canaries(release)
 
     @classmethod
@@ -67,11 +67,13 @@ class Snapshot:
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
         """What each user should see next. Raises UnknownUser for a strict query that cannot be personal."""
-        return self._answer([self._for_user(query) for query in queries])
+        excluded = self._excluded(queries)
+        return self._answer([self._for_user(query, rows) for query, rows in zip(queries, excluded, strict=True)])
 
     def recommend_for_carts(self, queries: Sequence[CartQuery]) -> list[Answer]:
         """What goes with each cart. Raises UnknownItem or UnknownUser for a strict query, InvalidQuery."""
-        return self._answer([self._for_cart(query) for query in queries])
+        excluded = self._excluded(queries)
+        return self._answer([self._for_cart(query, rows) for query, rows in zip(queries, excluded, strict=True)])
 
     def similar_items(self, query: SimilarQuery) -> Answer:
         """Items like this one: the answer to a cart of it alone. Raises UnknownItem."""
@@ -88,11 +90,10 @@ class Snapshot:
         rows = self._items.rows(item_ids).tolist()
         return ["" if self._titles is None or row < 0 else self._titles[row] for row in rows]
 
-    def _for_user(self, query: UserQuery) -> _Plan:
+    def _for_user(self, query: UserQuery, excluded: Rows) -> _Plan:
         user = self._users.row(query.user_id)
         recent, unknown = self._known(query.recent_item_ids)
         rows, values = self._history(user)
-        excluded = self._known(query.exclude_item_ids)[0]
         if len(recent):
             rows, values = _merge(rows, values, recent)
         if query.repeat is Repeat.NEVER:
@@ -109,7 +110,7 @@ class Snapshot:
         vector = self._encoder.encode(rows, values) if len(recent) else self._user_vectors[user]
         return _Plan(query.limit, Source.PERSONAL, excluded, vector, only, unknown)
 
-    def _for_cart(self, query: CartQuery) -> _Plan:
+    def _for_cart(self, query: CartQuery, excluded: Rows) -> _Plan:
         cart, unknown = self._known(query.item_ids)
         user = -1 if query.user_id is None else self._users.row(query.user_id)
         if query.user_id is None and query.repeat is Repeat.ONLY:
@@ -119,7 +120,7 @@ class Snapshot:
         if query.strict and not len(cart):
             raise UnknownItem(f"release {self.release_id} holds none of the {len(query.item_ids):,} items of the cart")
         history, values = self._history(user)
-        excluded = _union(self._known(query.exclude_item_ids)[0], cart)
+        excluded = _union(excluded, cart)
         if query.repeat is Repeat.NEVER:
             excluded = _union(excluded, history)
         only = _only(query.repeat, history[values > 0])
@@ -168,7 +169,18 @@ class Snapshot:
         if user < 0:
             return _NO_ROWS, _NO_VALUES
         start, stop = self._history_starts[user], self._history_starts[user + 1]
-        return self._history_rows[start:stop], self._history_values[start:stop]
+        rows = self._history_rows[start:stop]
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self._items)):
+            raise ReleaseCorrupt(f"release {self.release_id}: a history names item rows outside the catalogue")
+        return rows, self._history_values[start:stop]
+
+    def _excluded(self, queries: Sequence[UserQuery | CartQuery]) -> list[Rows]:
+        """The excluded rows of each query; a list that many queries of a batch share is looked up once."""
+        known: dict[int, Rows] = {}
+        for query in queries:
+            if id(query.exclude_item_ids) not in known:
+                known[id(query.exclude_item_ids)] = self._known(query.exclude_item_ids)[0]
+        return [known[id(query.exclude_item_ids)] for query in queries]
 
     def _known(self, item_ids: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of the known ids, ascending and unique, and the ids that are unknown, in their order."""
@@ -214,34 +226,6 @@ class _Plan:
         if self.vector is None:
             return _NO_ROWS, _NO_VALUES
         return index.best_of(self.vector, self.limit, rows)
-
-
-def _dense_part(
-    manifest: Mapping[str, Any],
-) -> tuple[tuple[int, int, int, int], tuple[float, float, float], IndexPlan]:
-    """Users, items, entries and factors; the encoder's parameters; the index. Of the one part this version serves.
-
-    Raises ReleaseIncompatible, ReleaseCorrupt.
-    """
-    try:
-        parts, sizes, index = manifest["parts"], manifest["sizes"], manifest["index"]
-        kinds = [(part["encoder"]["kind"], part["memory"]["kind"]) for part in parts]
-        if kinds != [("ridge", "dense")]:
-            raise ReleaseIncompatible(
-                f"release {manifest['release_id']} has the parts {kinds}; this program serves one (ridge, dense) part"
-            )
-        encoder, memory = parts[0]["encoder"], parts[0]["memory"]
-        return (
-            (int(sizes["users"]), int(sizes["items"]), int(sizes["entries"]), int(memory["factors"])),
-            (
-                float(encoder["unobserved_weight"]),
-                float(encoder["regularization"]),
-                float(encoder["regularization_exponent"]),
-            ),
-            IndexPlan(str(index["factory"]), str(index["search_parameters"])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
 
 
 def _titles(release: Release, n_items: int) -> StringTable | None:

@@ -176,7 +176,6 @@ def _add_attributes(draft, attributes):
 def _fields(shop, index, attributes):
     sizes = {"users": len(shop.user_ids), "items": len(shop.item_ids), "entries": len(shop.indices)}
     return {
-        "program": {"nearcart": "tests"},
         "sizes": {**sizes, "events": 2 * len(shop.indices)},
         "parts": [
             {

@@ -72,6 +72,27 @@ def test_the_loss_never_rises(seed, nu, a0, regularization, negative):
     assert (np.diff(losses) <= 1e-5 * losses[:-1]).all()
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Grams and rotations in many blocks, as large shops have them."""
+    monkeypatch.setattr("trainer.als._GRAM_ROWS", 7)
+    monkeypatch.setattr("trainer.als._ROTATION_ROWS", 5)
+
+
+def test_scores_are_the_same_when_sums_and_rotations_go_by_blocks(small_blocks):
+    interactions = interactions_of(random_matrix(25, 18, seed=1))
+    embeddings = train_als(interactions, OPTIONS)
+    users, items = reference.als(*parts(interactions), first_items(OPTIONS, 18), OPTIONS)
+    np.testing.assert_allclose(embeddings.user_vectors @ embeddings.item_vectors.T, users @ items.T, atol=2e-4)
+
+
+def test_blocks_give_the_same_bits_for_one_and_two_threads(small_blocks):
+    interactions = interactions_of(random_matrix(300, 120, seed=3))
+    one, two = (train_als(interactions, dataclasses.replace(OPTIONS, threads=threads)) for threads in (1, 2))
+    np.testing.assert_array_equal(one.user_vectors, two.user_vectors)
+    np.testing.assert_array_equal(one.item_vectors, two.item_vectors)
+
+
 def test_the_same_seed_gives_the_same_bits_for_one_and_two_threads():
     interactions = interactions_of(random_matrix(300, 120, seed=3))
     one = train_als(interactions, OPTIONS)
@@ -146,6 +167,12 @@ def test_no_regularization_at_all_is_an_error_and_not_nonsense():
     options = dataclasses.replace(OPTIONS, regularization=0.0, unobserved_weight=0.0)
     with pytest.raises(TrainingDiverged, match="raise --regularization"):
         train_als(interactions_of(random_matrix(20, 10, seed=9)), options)
+
+
+@pytest.mark.parametrize("change", [{"regularization": 1e308}, {"regularization_exponent": 500.0}])
+def test_a_loss_that_is_not_finite_is_an_error(change):
+    with pytest.raises(TrainingDiverged):
+        train_als(interactions_of(random_matrix(20, 10, seed=9)), dataclasses.replace(OPTIONS, **change))
 
 
 def test_progress_ends_at_the_whole_with_every_epoch_told():

@@ -13,7 +13,15 @@ from shared_data import shared_data
 from engine.cli import main
 from trainer.candidates import read_candidates
 from trainer.errors import EvaluationError
-from trainer.evaluate import Scorer, check_cases, hold_out, rank_candidates, rank_catalogue
+from trainer.evaluate import (
+    Scorer,
+    check_cases,
+    hold_out,
+    match_cases,
+    popularity_scorer,
+    rank_candidates,
+    rank_catalogue,
+)
 from trainer.metrics import parse_metrics
 
 METRICS = parse_metrics("recall@5,recall@5/min,precision@5,ndcg@5,mrr@5,hr@5")
@@ -67,7 +75,9 @@ def test_candidates_are_ranked_among_themselves(tmp_path):
     path.write_text("(user 1,item 3)\titem 4\titem 5\titem 3\n(user 2,item 0)\titem 9\n(nobody,item 1)\titem 2\n")
     candidates = read_candidates(path)
     scorer = random_scorer(6, 12, seed=1)
-    found = rank_candidates(scorer, train, candidates, parse_metrics("hr@1,mrr@3"))
+    cases = match_cases(train, candidates)
+    assert cases.n_unknown_users == 1
+    found = rank_candidates(scorer, cases, parse_metrics("hr@1,mrr@3"))
 
     def place(user, target, others):
         scores = scorer.item_vectors.astype(np.float64) @ scorer.user_vectors[user]
@@ -76,6 +86,25 @@ def test_candidates_are_ranked_among_themselves(tmp_path):
     places = [place(1, 3, [4, 5]), place(2, 0, [9])]
     assert found["hr@1"] == np.mean([p == 0 for p in places])
     assert found["mrr@3"] == pytest.approx(np.mean([1 / (p + 1) for p in places]))
+
+
+def test_among_equal_scores_the_smaller_row_ranks_first(tmp_path):
+    path = tmp_path / "test.negative"
+    path.write_text("(user 1,item 3)\titem 4\n(user 1,item 4)\titem 3\n")
+    train = interactions_of(random_matrix(6, 12, seed=3, density=0.9))
+    scorer = Scorer(np.ones((6, 1), dtype=np.float32), np.ones((12, 1), dtype=np.float32))
+    found = rank_candidates(scorer, match_cases(train, read_candidates(path)), parse_metrics("hr@1,mrr@2"))
+    assert found == {"hr@1": 0.5, "mrr@2": 0.75}
+
+
+def test_what_is_disliked_is_neither_popular_nor_to_be_found():
+    train = interactions_of(np.array([[1.0, -1.0], [1.0, -1.0], [0.0, -2.0]]))
+    assert train.popularity().tolist() == [2, 0]
+    assert popularity_scorer(train).item_vectors.ravel().tolist() == [2.0, 0.0]
+    held_out = hold_out(train, interactions_of(np.array([[1.0, -1.0], [-1.0, 0.0], [0.0, 0.0]])))
+    assert held_out.users.tolist() == [0]
+    assert [rows.tolist() for rows in held_out.items] == [[0]]
+    assert held_out.n_relevant.tolist() == [1]
 
 
 @pytest.mark.parametrize(

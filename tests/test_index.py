@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import IndexUnsupported, ReleaseCorrupt
-from engine.index import Index, IndexPlan, build_index, measure_recall
+from engine.index import Index, IndexPlan, build_index, check_plan, measure_recall
 from engine.scoring import score_rows
 
 FLAT = IndexPlan("Flat")
@@ -413,3 +413,27 @@ def test_a_block_of_the_index_that_could_not_be_written_is_an_error_even_if_the_
     monkeypatch.setattr(Path, "open", lambda *_: FullOnce())
     with pytest.raises(OSError, match="No space left on device"):
         build_index(some_vectors(), FLAT, Path("i"))
+
+
+def test_search_parameters_that_find_nothing_are_refused_when_opening(tmp_path):
+    with pytest.raises(IndexUnsupported, match="nprobe=0"):
+        open_index(tmp_path / "i", some_vectors(), IndexPlan("IVF16,Flat", "nprobe=0"))
+
+
+@pytest.mark.parametrize("factory", ["HNSW0", "HNSW1", "IVF16_HNSW1,Flat"])
+def test_graphs_that_crash_faiss_are_refused(factory):
+    with pytest.raises(IndexUnsupported, match="2 links"):
+        check_plan(IndexPlan(factory), 8)
+
+
+def test_one_long_exclusion_does_not_make_its_batch_ask_for_as_much(tmp_path, monkeypatch):
+    generator = np.random.default_rng(9)
+    vectors = generator.normal(size=(20_000, 4)).astype(np.float32)
+    index = open_index(tmp_path / "i", vectors, FLAT)
+    asked = []
+    propose = Index._propose
+    monkeypatch.setattr(Index, "_propose", lambda self, q, k: asked.append((len(q), k)) or propose(self, q, k))
+    excluded = [NOTHING] * 9 + [np.arange(250, dtype=np.int32)]
+    index.search(generator.normal(size=(10, 4)).astype(np.float32), 5, excluded)
+    assert [n for n, _ in asked] == [9, 1]
+    assert asked[0][1] < 50 < asked[1][1]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_release import publish, small_shop
 
-from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseNotFound
+from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseNotFound
 from engine.release import MANIFEST, Release
 from engine.repository import CURRENT, Repository
 
@@ -363,3 +363,32 @@ def test_a_repository_that_was_copied_elsewhere_works_there(repository):
     repository.verify(release_id)
     assert publish(repository, small_shop(seed=5)) > release_id
     assert repository.rollback() == release_id
+
+
+def test_what_cannot_be_read_is_said_without_a_traceback(repository, monkeypatch):
+    release_id = repository.current()
+    read_bytes, read_text = Path.read_bytes, Path.read_text
+
+    def forbidden(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(ReleaseError, match=r"cannot read .*manifest\.json: Permission denied"):
+        repository.verify(release_id)
+    assert "Permission denied" in repository.summaries()[0].problem
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(ReleaseError, match=r"cannot read .*CURRENT: Permission denied"):
+        repository.current()
+    monkeypatch.setattr(Path, "read_text", read_text)
+    (repository.root / "CURRENT").unlink()
+    (repository.root / "CURRENT").mkdir()
+    with pytest.raises(ReleaseError, match="CURRENT: Is a directory"):
+        repository.current()
+
+
+def test_where_nothing_is_live_nothing_is_rolled_back(repository):
+    (repository.root / "CURRENT").unlink()
+    assert repository.previous_ids() == []
+    with pytest.raises(ReleaseNotFound, match="nothing to roll back to"):
+        repository.rollback()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_release import COPIES, DISLIKES_USER, ENCODER, EVERYTHING_USER, SOLD_OUT_ROWS, ZERO_ROW, publish, small_shop
 
 from engine.encoders import RidgeEncoder
-from engine.errors import InvalidQuery, UnknownItem, UnknownUser
+from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser
 from engine.index import IndexPlan
 from engine.queries import CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.repository import Repository
@@ -440,3 +440,25 @@ def test_a_cart_of_the_zero_vector_is_answered_in_full(served):
 def test_titles_are_those_of_the_items_and_empty_otherwise(served):
     assert served.snapshot.titles(["i00", "gone", "i06", "i01"]) == ["Tasse № 0", "", "", "Tasse № 1"]
     assert served.snapshot.titles([]) == []
+
+
+def test_a_history_that_names_rows_outside_the_catalogue_is_refused(repository):
+    """Histories are mapped from files that are checked while they are served; the kernels do not look."""
+    path = repository.current_path() / "users" / "history.indices.npy"
+    damaged = np.load(path)
+    damaged[:] = 2_000_000_000
+    np.save(path, damaged)
+    snapshot = Snapshot.open(repository.current_path())
+    for repeat in Repeat:
+        with pytest.raises(ReleaseCorrupt, match="outside the catalogue"):
+            snapshot.recommend_for_users([UserQuery("u1", repeat=repeat)])
+
+
+def test_an_exclude_list_that_a_batch_shares_is_looked_up_once(snapshot, monkeypatch):
+    looked_up = []
+    known = type(snapshot)._known
+    monkeypatch.setattr(type(snapshot), "_known", lambda self, ids: looked_up.append(len(ids)) or known(self, ids))
+    shared = [f"i{n:02}" for n in range(7)]
+    answers = snapshot.recommend_for_users([UserQuery(f"u{n}", exclude_item_ids=shared) for n in range(5)])
+    assert looked_up.count(7) == 1
+    assert all(not set(shared) & set(answer.item_ids) for answer in answers)

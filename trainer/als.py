@@ -133,7 +133,10 @@ class _Run:
             observed, item_penalty = self._solve("item", by_item, users, spectrum, items)
             gram = self._gram(items)
             everywhere = self._unobserved_weight * float(spectrum.astype(np.float64) @ np.diag(gram))
-            self._losses.append(observed + user_penalty + item_penalty + everywhere)
+            loss = observed + user_penalty + item_penalty + everywhere
+            if not np.isfinite(loss):
+                raise TrainingDiverged(self._advice(f"the loss is {loss}"))
+            self._losses.append(loss)
             self._report(0.0)
         spectrum = self._to_eigenbasis(items, gram)
         self._solve("user", by_user, items, spectrum, users)

@@ -95,15 +95,17 @@ class Evaluate(AlsOptions, EventOptions):
     def _protocol(self, train: Interactions) -> tuple[Rank, dict[str, int]]:
         """How to rank by the given files, which are read here, and how much there is to rank."""
         from trainer.candidates import read_candidates
-        from trainer.evaluate import check_cases, hold_out, rank_candidates, rank_catalogue
+        from trainer.evaluate import check_cases, hold_out, match_cases, rank_candidates, rank_catalogue
 
         test = self._read(self.test) if self.test else None
         if self.candidates is not None:
             candidates = read_candidates(self.candidates)
             if test is not None:
                 check_cases(candidates, test)
-            return lambda scorer, metrics: rank_candidates(scorer, train, candidates, metrics), {
-                "cases": len(candidates.user_ids)
+            cases = match_cases(train, candidates)
+            return lambda scorer, metrics: rank_candidates(scorer, cases, metrics), {
+                "cases": len(cases.users),
+                "cases_of_unknown_users": cases.n_unknown_users,
             }
         assert test is not None, "run refuses to go on without either"
         held_out = hold_out(train, test)

@@ -45,17 +45,30 @@ class HeldOut:
     n_unknown_items: int
 
 
+@dataclass(frozen=True)
+class Cases:
+    """Cases by training row: each case's user, and the rows of its test item and of the others (-1: unknown)."""
+
+    users: NDArray[np.int32]
+    items: tuple[NDArray[np.int32], ...]
+    n_unknown_users: int
+
+
 def popularity_scorer(interactions: Interactions) -> Scorer:
-    """Ranks by the number of users an item has in training, for everyone alike."""
-    popularity = np.diff(interactions.by_item.indptr).astype(np.float32)
+    """Ranks by the number of users who like an item in training, for everyone alike."""
+    popularity = interactions.popularity().astype(np.float32)
     return Scorer(np.ones((interactions.by_user.n_rows, 1), dtype=np.float32), popularity[:, np.newaxis])
 
 
 def hold_out(train: Interactions, test: Interactions) -> HeldOut:
-    """Match test events to training rows by id. Raises EvaluationError where no test user was trained on."""
+    """Match test events to training rows by id; negative feedback is nothing to be found.
+
+    Raises EvaluationError where no test user was trained on.
+    """
     user_rows = train.user_ids.rows_of(test.user_ids.strings)
     item_rows = train.item_ids.rows_of(test.item_ids.strings)
-    known = np.flatnonzero((user_rows >= 0) & (np.diff(test.by_user.indptr) > 0))
+    liked = [rows[values > 0] for rows, values in map(test.by_user.row, range(test.n_users))]
+    known = np.flatnonzero((user_rows >= 0) & np.array([len(rows) > 0 for rows in liked]))
     known = known[np.argsort(user_rows[known], kind="stable")]
     if not len(known):
         raise EvaluationError(
@@ -65,14 +78,14 @@ def hold_out(train: Interactions, test: Interactions) -> HeldOut:
         )
     items, counts = [], []
     for user in known.tolist():
-        rows = item_rows[test.by_user.row(user)[0]]
+        rows = item_rows[liked[user]]
         items.append(rows[rows >= 0])
         counts.append(len(rows))
     return HeldOut(
         user_rows[known],
         tuple(items),
         np.array(counts, dtype=np.int64),
-        n_unknown_users=len(user_rows) - len(known),
+        n_unknown_users=int(np.count_nonzero(user_rows < 0)),
         n_unknown_items=int(np.count_nonzero(item_rows < 0)),
     )
 
@@ -118,23 +131,30 @@ def check_cases(candidates: Candidates, test: Interactions) -> None:
             )
 
 
-def rank_candidates(
-    scorer: Scorer, train: Interactions, candidates: Candidates, metrics: Sequence[Metric]
-) -> dict[str, float]:
-    """Rank each test item among its own candidates; items that training never saw rank last."""
-    depth = max(metric.k for metric in metrics)
+def match_cases(train: Interactions, candidates: Candidates) -> Cases:
+    """Match the cases of a candidates file to training rows by id. Raises EvaluationError where no user is known."""
     users = train.user_ids.rows_of(candidates.user_ids)
     items = train.item_ids.rows_of(candidates.item_ids)
     known = np.flatnonzero(users >= 0)
     if not len(known):
         raise EvaluationError("none of the users of the candidates file was trained on: do the files belong together?")
-    hits = np.zeros((len(known), depth), dtype=bool)
-    for i, case in enumerate(known.tolist()):
-        rows = items[candidates.starts[case] : candidates.starts[case + 1]]
+    starts = candidates.starts
+    return Cases(
+        users[known],
+        tuple(items[starts[case] : starts[case + 1]] for case in known.tolist()),
+        n_unknown_users=len(users) - len(known),
+    )
+
+
+def rank_candidates(scorer: Scorer, cases: Cases, metrics: Sequence[Metric]) -> dict[str, float]:
+    """Rank each test item among its own candidates; items that training never saw rank last."""
+    depth = max(metric.k for metric in metrics)
+    hits = np.zeros((len(cases.users), depth), dtype=bool)
+    for i, (user, rows) in enumerate(zip(cases.users.tolist(), cases.items, strict=True)):
         scores = np.full(len(rows), -np.inf, dtype=np.float32)
-        scores[rows >= 0] = scorer.item_vectors[rows[rows >= 0]] @ scorer.user_vectors[users[case]]
+        scores[rows >= 0] = scorer.item_vectors[rows[rows >= 0]] @ scorer.user_vectors[user]
         target, others, other_rows = scores[0], scores[1:], rows[1:]
         place = np.count_nonzero(others > target) + np.count_nonzero((others == target) & (other_rows < rows[0]))
         if place < depth and rows[0] >= 0:
             hits[i, place] = True
-    return summarize(metrics, hits, np.ones(len(known), dtype=np.int64))
+    return summarize(metrics, hits, np.ones(len(cases.users), dtype=np.int64))

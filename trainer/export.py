@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,6 @@ from trainer.interactions import Interactions
 from trainer.items import Attribute, Items
 
 _MAX_SAMPLED_CART = 60
-_PACKAGES = ("nearcart", "faiss-cpu", "numba", "numpy")
 
 
 def publish_release(
@@ -51,7 +49,6 @@ def publish_release(
         draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
         index = add_measured_index(draft, plan, embeddings.item_vectors, items.available, queries, promised_recall)
         fields = {
-            "program": {package: importlib.metadata.version(package) for package in _PACKAGES},
             "sizes": {
                 "users": interactions.n_users,
                 "items": interactions.n_items,
@@ -83,23 +80,21 @@ def publish_release(
 
 def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
     """Real carts to measure the index with: baskets of up to 60 items, or parts of histories where there are none."""
-    baskets = interactions.baskets
-    starts, rows = (
-        (interactions.by_user.indptr, interactions.by_user.indices)
-        if baskets is None or not len(baskets)
-        else (baskets.indptr, baskets.indices)
-    )
-    candidates = np.flatnonzero(np.diff(starts) > 0)
-    chosen = np.sort(generator.choice(candidates, min(MAX_QUERIES, len(candidates)), replace=False))
+    baskets, by_user = interactions.baskets, interactions.by_user
+    real = baskets is not None and len(baskets) > 0
+    n = len(baskets) if baskets is not None and real else by_user.n_rows
     carts = []
-    for row in chosen.tolist():
-        cart = rows[starts[row] : starts[row + 1]]
-        limit = len(cart) if baskets is not None and len(baskets) else int(generator.integers(1, 11))
-        size = min(len(cart), limit, _MAX_SAMPLED_CART)
-        carts.append(np.sort(generator.choice(cart, size, replace=False)).astype(np.int32))
+    for row in np.sort(generator.choice(n, min(MAX_QUERIES, n), replace=False)).tolist():
+        if baskets is not None and real:
+            cart, limit = baskets.indices[baskets.indptr[row] : baskets.indptr[row + 1]], _MAX_SAMPLED_CART
+        else:
+            items, values = by_user.row(row)
+            cart, limit = items[values > 0], int(generator.integers(1, 11))
+        if len(cart):
+            carts.append(np.sort(generator.choice(cart, min(len(cart), limit), replace=False)).astype(np.int32))
     indptr = np.zeros(len(carts) + 1, dtype=np.int64)
     np.cumsum([len(cart) for cart in carts], out=indptr[1:])
-    return indptr, np.concatenate(carts)
+    return indptr, np.concatenate(carts) if carts else np.empty(0, dtype=np.int32)
 
 
 def _add_users(draft: Draft, interactions: Interactions) -> None:
@@ -112,7 +107,7 @@ def _add_users(draft: Draft, interactions: Interactions) -> None:
 
 def _add_items(draft: Draft, interactions: Interactions, items: Items) -> list[dict[str, str]]:
     """Ids, popularity, availability and attributes; returns the manifest's list of attributes."""
-    popularity = np.diff(interactions.by_item.indptr).astype(np.int32)
+    popularity = interactions.popularity()
     draft.add_arrays("items/ids", interactions.item_ids.arrays())
     draft.add_array("items/popularity", popularity)
     draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))

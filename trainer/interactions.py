@@ -103,6 +103,11 @@ class Interactions:
         """Items with at least one entry."""
         return len(self.item_ids)
 
+    def popularity(self) -> NDArray[np.int32]:
+        """The number of users who like each item, int32 (n_items,): entries of negative feedback do not count."""
+        liked = self.by_user.indices[self.by_user.values > 0]
+        return np.bincount(liked, minlength=self.n_items).astype(np.int32)
+
     @property
     def n_entries(self) -> int:
         """Pairs of user and item."""

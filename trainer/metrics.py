@@ -38,7 +38,7 @@ def parse_metrics(names: str) -> tuple[Metric, ...]:
     """Metrics from a comma-separated list such as "recall@20,recall@20/min,ndcg@20". Raises EvaluationError."""
     metrics = []
     for name in filter(None, (each.strip().lower() for each in names.split(","))):
-        match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,5})(/min)?", name)
+        match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,3})(/min)?", name)
         kind = "" if match is None else match[1] + (match[3] or "")
         if match is None or kind not in _KINDS:
             known = ", ".join(kind.replace("/min", "@k/min") if "/" in kind else f"{kind}@k" for kind in _KINDS)

@@ -24,7 +24,7 @@ EVENTS_HELP = "Parquet, CSV or JSON lines (also .gz, .zst): files, globs or dire
 class AlsOptions:
     """Named as in the paper (Rendle et al. 2021); where the defaults come from: docs/decisions/0003-defaults.md."""
 
-    factors: int = option("length of a vector", 128, metavar="N", minimum=1)
+    factors: int = option("length of a vector", 128, metavar="N", minimum=1, maximum=8192)
     epochs: int = option("passes over users and items", 12, metavar="N", minimum=1)
     regularization: float = option("lambda: larger for less and noisier data", 0.003, metavar="X", minimum=0)
     unobserved_weight: float | None = option(
@@ -37,7 +37,9 @@ class AlsOptions:
     regularization_exponent: float = option(
         "nu: 1 scales lambda with a row's entries, 0 is the same for all rows", 1.0, metavar="X", minimum=0
     )
-    init_scale: float = option("first vectors are normal with init-scale / sqrt(factors)", 0.1, metavar="X", minimum=0)
+    init_scale: float = option(
+        "first vectors are normal with init-scale / sqrt(factors)", 0.1, metavar="X", minimum=1e-6
+    )
     seed: int = option("seed of everything random; the same seed gives the same bits", 42, metavar="N", minimum=0)
     threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)
     solver: str = option("row solver", "exact", choices=("exact",))

@@ -1,0 +1,72 @@
+"""What a manifest says of the parts of its recommender, as far as this program can serve them.
+
+A recommender is a weighted sum of (query encoder, item memory) pairs. This version serves one pair, ridge over dense;
+snapshots and index rebuilds read the manifest here, so that they agree on what that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.encoders import RidgeEncoder
+from engine.errors import ReleaseCorrupt, ReleaseIncompatible
+from engine.index import IndexPlan
+from engine.release import Release
+
+
+@dataclass(frozen=True)
+class DensePart:
+    """Sizes, the encoder's parameters and the index of a release with one (ridge, dense) part."""
+
+    n_users: int
+    n_items: int
+    n_entries: int
+    factors: int
+    unobserved_weight: float
+    regularization: float
+    regularization_exponent: float
+    plan: IndexPlan
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> DensePart:
+        """Read a manifest. Raises ReleaseIncompatible for other parts, ReleaseCorrupt where a field is missing."""
+        try:
+            parts, sizes, index = manifest["parts"], manifest["sizes"], manifest["index"]
+            kinds = [(part["encoder"]["kind"], part["memory"]["kind"]) for part in parts]
+            if kinds != [("ridge", "dense")]:
+                raise ReleaseIncompatible(
+                    f"release {manifest['release_id']} has the parts {kinds}; "
+                    "this program serves one (ridge, dense) part"
+                )
+            encoder = parts[0]["encoder"]
+            return cls(
+                n_users=int(sizes["users"]),
+                n_items=int(sizes["items"]),
+                n_entries=int(sizes["entries"]),
+                factors=int(parts[0]["memory"]["factors"]),
+                unobserved_weight=float(encoder["unobserved_weight"]),
+                regularization=float(encoder["regularization"]),
+                regularization_exponent=float(encoder["regularization_exponent"]),
+                plan=IndexPlan(str(index["factory"]), str(index["search_parameters"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
+
+    def user_vectors(self, release: Release) -> NDArray[np.float32]:
+        """The users' vectors, memory-mapped."""
+        return release.array("parts/0/user_vectors", np.float32, (self.n_users, self.factors))
+
+    def encoder(self, release: Release) -> RidgeEncoder:
+        """The encoder over the items' vectors, memory-mapped."""
+        return RidgeEncoder(
+            release.array("parts/0/item_vectors", np.float32, (self.n_items, self.factors)),
+            release.array("parts/0/spectrum", np.float32, (self.factors,)),
+            self.unobserved_weight,
+            self.regularization,
+            self.regularization_exponent,
+        )
