@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Protocol
 
 from engine.configuration import as_mapping, parse
@@ -18,6 +20,8 @@ from engine.errors import NearcartError, UsageError
 
 GROUP = "nearcart.commands"
 _ORDER = ("demo", "train", "evaluate", "index", "releases", "serve", "query")
+_ASKING = ("query", "releases")
+"""Commands that change nothing, whose configuration nobody looks for in a log."""
 _TRAIN_PACKAGES = {"duckdb", "pyarrow", "rich", "scipy", "threadpoolctl"}
 
 _log = logging.getLogger("nearcart")
@@ -52,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     for ours in ("nearcart", "engine", "trainer"):
         logging.getLogger(ours).setLevel(logging.INFO)
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         command: Command = parse(known[name].load(), arguments[1:], os.environ, program)
-        _log.info("%s %s", program, " ".join(f"{key}={value!r}" for key, value in as_mapping(command).items()))
+        level = logging.DEBUG if name in _ASKING else logging.INFO
+        _log.log(level, "%s %s", program, " ".join(f"{key}={value!r}" for key, value in as_mapping(command).items()))
         command.run()
     except UsageError as error:
         return _fail(program, str(error), 2)
@@ -63,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _TRAIN_PACKAGES:
             raise
-        return _fail(program, f"needs the package {error.name!r}: install the extra, pip install 'nearcart[train]'", 1)
+        hint = "install Nearcart with its extra `train`, as in pip install 'nearcart[train]'"
+        return _fail(program, f"needs the package {error.name!r}: {hint}", 1)
+    except MemoryError as error:
+        return _fail(program, f"not enough memory ({error}): fewer --factors need less", 1)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
@@ -77,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`nearcart ... | head`); stop quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     return 0
 
 
@@ -87,6 +98,11 @@ def _help(known: Mapping[str, importlib.metadata.EntryPoint]) -> str:
         lines.append(f"  {name:<10} {summary}")
     lines += ["", "`nearcart COMMAND --help` explains one; `nearcart --version` prints the version."]
     return "\n".join(lines)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """An exception runs the `finally` blocks, which remove temporary files and end children; a signal does not."""
+    sys.exit(128 + number)
 
 
 def _place(name: str) -> tuple[int]:

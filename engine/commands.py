@@ -7,13 +7,12 @@ client does not load FAISS.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.configuration import option
-from engine.errors import ReleaseCorrupt, ServerError, UsageError
+from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageError
 
 if TYPE_CHECKING:
     from engine.client import Client, Recommendations
@@ -194,11 +193,14 @@ class Releases:
             print(json.dumps([vars(each) for each in summaries], indent=1))
             return
         if not summaries:
-            print(f"no releases in {self.releases}", file=sys.stderr)
+            raise ReleaseNotFound(f"{self.releases} holds no releases; `nearcart train` publishes one")
         for each in summaries:
             mark = "*" if each.is_current else " "
             state = f"{each.created_at}  {each.size_bytes / 1e6:10,.1f} MB"
             print(f"{mark} {each.release_id}  {state if each.problem is None else 'BROKEN: ' + each.problem}")
+        current = repository.current()
+        if current is not None and not any(each.is_current for each in summaries):
+            raise ReleaseNotFound(f"CURRENT names {current[:128]!r}, which is not there: promote one of these releases")
         if any(each.is_current and each.problem for each in summaries):
             raise ReleaseCorrupt("the live release is broken: `nearcart releases rollback` promotes the one before")
 

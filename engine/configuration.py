@@ -60,7 +60,7 @@ def parse(command: type[T], arguments: Sequence[str], environment: Mapping[str, 
         values[name] = _convert(value, fields[name], command, _flag(fields[name]))
     missing = [_flag(f) for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
     if missing:
-        raise UsageError(f"{program}: required: {', '.join(missing)}. `{program} --help` explains each")
+        raise UsageError(f"required: {', '.join(missing)}. `{program} --help` explains each")
     return command(**values)
 
 

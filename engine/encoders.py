@@ -31,7 +31,7 @@ class RidgeEncoder:
         Raises ReleaseCorrupt for rows that are no items and for a result that is not finite: histories are mapped from
         files that may be damaged, and the kernel does not look.
         """
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self.item_vectors)):
+        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < len(self.item_vectors)):
             raise ReleaseCorrupt(f"a history names item rows outside the {len(self.item_vectors):,} of the release")
         out = np.empty((1, self.item_vectors.shape[1]), dtype=np.float32)
         indptr = np.array((0, len(rows)), dtype=np.int64)

@@ -170,7 +170,7 @@ class Snapshot:
             return _NO_ROWS, _NO_VALUES
         start, stop = self._history_starts[user], self._history_starts[user + 1]
         rows = self._history_rows[start:stop]
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self._items)):
+        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < len(self._items)):
             raise ReleaseCorrupt(f"release {self.release_id}: a history names item rows outside the catalogue")
         return rows, self._history_values[start:stop]
 
@@ -203,7 +203,7 @@ class Snapshot:
             if len(found) != len(scores) or not np.allclose(found, scores, rtol=_CANARY_TOLERANCE, atol=1e-6):
                 raise ReleaseCorrupt(
                     f"{release.directory}: canary {i} scores {found[:3]}..., the release stores {scores[:3]}...: "
-                    "vectors and index do not belong together; publish again"
+                    "vectors and index do not belong together; publish again, or `nearcart releases rollback`"
                 )
 
 

@@ -77,6 +77,33 @@ def test_what_cannot_be_done_says_why_and_exits_with_its_code(arguments, code, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_terminating_a_command_ends_it_by_its_own_exit(tmp_path):
+    """So that temporary files go: a signal alone would run no `finally`."""
+    script = (
+        "import os, signal, sys, engine.cli as cli, engine.configuration\n"
+        "class Slow:\n"
+        "    def run(self):\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            signal.pause()\n"
+        "        finally:\n"
+        "            print('cleaned', flush=True)\n"
+        "cli.parse = lambda *given: Slow()\n"
+        "cli.as_mapping = lambda command: {}\n"
+        "sys.exit(cli.main(['demo']))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (143, "cleaned\n"), found.stderr
+
+
+def test_a_live_release_that_is_not_there_is_an_error_of_listing(tmp_path, capsys):
+    (tmp_path / "20260101T000000.000Z-abcdef").mkdir()
+    (tmp_path / "CURRENT").write_text("nonsense\n")
+    assert main(["releases", "list", "--releases", str(tmp_path)]) == 1
+    assert "CURRENT names 'nonsense', which is not there" in capsys.readouterr().err
+    assert main(["releases", "list", "--releases", str(tmp_path / "nowhere")]) == 1
+
+
 def test_help_and_a_client_load_neither_faiss_nor_what_training_needs():
     script = (
         "import sys, contextlib, io; from engine.cli import main\n"

@@ -176,3 +176,18 @@ def test_a_format_of_times_that_is_none_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "e.csv", "user_id,item_id,timestamp\na,x,12/1/2010\n")
     with pytest.raises(UsageError, match="%d"):
         read_interactions([str(path)], timestamp_format="%Q")
+
+
+def test_a_file_whose_values_are_mostly_not_understood_is_not_trained_on_what_is_left(tmp_path: Path) -> None:
+    rows = "".join(f"u{n},x,{'2,55' if n % 10 else '2'}\n".replace("2,55", '"2,55"') for n in range(100))
+    path = written(tmp_path / "e.csv", "user_id,item_id,price\n" + rows)
+    with pytest.raises(NothingLeft, match="most rows hold values that cannot be understood") as refused:
+        read(path)
+    assert "price is not a number" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["e.dat", "e.txt", "e.tsv"])
+def test_a_header_without_the_named_columns_is_not_taken_for_a_list_of_items(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / name, "customer,sku,name\n1,2,white hanging heart\n3,4,red mug\n")
+    with pytest.raises(ColumnMissing, match="customer, sku, name"):
+        read(path)

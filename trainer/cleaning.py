@@ -52,6 +52,12 @@ class Reason(enum.Enum):
     CANCELLED_OUT = "weights of a user and item add up to zero"
 
 
+UNCLEAR = (Reason.QUANTITY_UNCLEAR, Reason.PRICE_UNCLEAR, Reason.TIME_UNCLEAR)
+"""Reasons that speak of a wrong column or form rather than of a bad row."""
+MAX_UNCLEAR_SHARE = 0.5
+"""With more unclear rows than this, what is left is not the shop."""
+
+
 @dataclass(frozen=True)
 class Cleaning:
     """The rules. Every row that they drop is in the report.
@@ -101,6 +107,12 @@ class Report:
     rows_read: int
     rows_kept: int
     dropped: tuple[tuple[str, int], ...]
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether most rows were dropped because a value could not be understood."""
+        unclear = sum(rows for reason, rows in self.dropped if reason in [each.value for each in UNCLEAR])
+        return unclear > MAX_UNCLEAR_SHARE * self.rows_read
 
     def table(self) -> str:
         """The report as aligned lines for the terminal."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,6 @@ _STOP_SECONDS = 30
 
 def run_demo(releases: Path | None, limit: int) -> None:
     """Train, publish, serve, ask, stop. Raises NearcartError."""
-    # Ended by SIGTERM, the demo must still end its server: an exception runs the `finally` blocks, a signal does not.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if releases is not None:
         _run(releases, limit)
         return

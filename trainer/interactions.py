@@ -140,11 +140,11 @@ def read_interactions(
         stage_events(connection, sources, columns, step, timestamp_format)
         step("cleaning")
         report = clean(connection, cleaning)
-        if not report.rows_kept:
-            named = ", ".join(map(str, sources))
+        if not report.rows_kept or report.is_unclear:
+            found = "most rows hold values that cannot be understood" if report.rows_kept else "no events are left"
             raise NothingLeft(
-                f"no events are left of {named}; expected at least one. The report says why; times that cannot be "
-                f"understood need --timestamp-format\n{report.table()}"
+                f"{', '.join(map(str, sources))}: {found}. The report says which; is a column mapped to the wrong name? "
+                f"Times may need --timestamp-format, and numbers a decimal point\n{report.table()}"
             )
         step("numbering users and items")
         number_rows(connection)

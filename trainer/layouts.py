@@ -7,6 +7,7 @@ header; nothing is sniffed, so that the same file is read the same way whatever 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -98,8 +99,9 @@ def _layout_of(connection: duckdb.DuckDBPyConnection, file: SourceFile, wanted: 
     if 3 <= len(fields) <= 4 and _is_number(fields[2]):
         columns = dict.fromkeys(_RATING_COLUMNS[: len(fields)], "VARCHAR")
         return Layout(Form.CSV, columns, (file,), "\t", headerless=True)
-    if len(fields) > 1:
-        return Layout(Form.CSV, dict.fromkeys(names, "VARCHAR"), (file,), "\t")
+    if not all(word.isdecimal() for word in line.split()):
+        # A header that lacks a name, or prose: whose words must not become items. The names are found missing later.
+        return Layout(Form.CSV, dict.fromkeys(names, "VARCHAR"), (file,), delimiter)
     return Layout(Form.TEXT, {"user": "VARCHAR", "item": "VARCHAR"}, (file,), headerless=True)
 
 
@@ -169,8 +171,8 @@ def reading(files: Sequence[SourceFile] = ()) -> Iterator[None]:
 
 def _shortened(message: str) -> str:
     """DuckDB's message up to its hints for programmers, on one line, at most 300 characters."""
-    for hint in ("Possible fixes", "Possible Solution", "Try setting", "LINE 1:", "  file ="):
-        message = message.split(hint)[0]
+    for hint in ("Possible fixes", "Possible solution", "Try setting", "LINE 1:", "  file ="):
+        message = re.split(re.escape(hint), message, maxsplit=1, flags=re.IGNORECASE)[0]
     message = " ".join(message.replace("\0", "\\0").split())
     return message if len(message) <= 300 else message[:300] + "..."
 
