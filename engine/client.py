@@ -233,6 +233,12 @@ class Client:
         )
 
     def _request(self, kind: Callable[..., Request], **fields: Any) -> Request:
+        for name, value in fields.items():
+            many = name.endswith("_ids")
+            if many and (isinstance(value, str) or not all(isinstance(each, str) for each in value)):
+                raise ClientError(f"{name}: found {value!r}, expected a list of ids, each a str")
+            if name.endswith("_id") and not isinstance(value, str | None):
+                raise ClientError(f"{name}: found {value!r}, expected a str; ids are text")
         try:
             return kind(**fields)
         except (TypeError, ValueError) as error:  # no text, a number beyond 32 bits, half a surrogate pair

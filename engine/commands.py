@@ -61,8 +61,10 @@ class Serve:
                 "--device gpu: this version searches on the CPU only, and no GPU index is built in. "
                 "Use --device auto or --device cpu"
             )
+        from engine.repository import Repository
         from engine.server import ServerOptions, run_server
 
+        Repository(self.releases).current_path()  # names the directory where there is nothing to serve
         run_server(
             ServerOptions(
                 releases=self.releases,

@@ -7,21 +7,23 @@ threads live here: one follows CURRENT, one checks every file of what was loaded
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from engine.errors import ReleaseError, ReleaseNotFound, ServerError
+from engine.errors import PublishFailed, ReleaseError, ReleaseNotFound, ServerError
 from engine.service import ServedSnapshot
 
 MAX_RETRY_SECONDS = 300.0
 """A release that cannot be loaded is tried again after twice the time of the attempt before, up to this."""
+_STOP_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,8 @@ class Releases(Protocol):
     def promote(self, release_id: str) -> None:
         """Verify a release and make it CURRENT. Raises ReleaseError."""
 
-    def rollback(self) -> str:
-        """Promote the newest sound release older than CURRENT. Raises ReleaseNotFound."""
+    def previous_ids(self) -> list[str]:
+        """The releases older than CURRENT, newest first, sound or not."""
 
     def verify(self, release_id: str) -> None:
         """Check every file. Raises ReleaseCorrupt."""
@@ -78,7 +80,9 @@ class SnapshotHolder:
     """Hands out the snapshot of the moment (call it), and replaces it.
 
     `on_health(healthy)` is called when a snapshot begins to serve, and with False when its files turn out damaged. With
-    `poll_seconds` 0 CURRENT is not followed. Loads wait for each other; answering never waits.
+    `poll_seconds` 0 CURRENT is not followed. Loads wait for each other; answering never waits. `prepare_thread` runs in
+    each thread that loads, before its first load. Tests pass a `clock` of their own, and a `wait` that lets it pass:
+    wait(seconds) says whether the holder was stopped.
     """
 
     def __init__(
@@ -89,6 +93,9 @@ class SnapshotHolder:
         poll_seconds: float = 5.0,
         verify: bool = True,
         on_health: Callable[[bool], None] = lambda healthy: None,
+        prepare_thread: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         self.status = HolderStatus()
         self._releases = releases
@@ -96,10 +103,13 @@ class SnapshotHolder:
         self._poll_seconds = poll_seconds
         self._verify = verify
         self._on_health = on_health
+        self._prepare_thread = prepare_thread
+        self._clock = clock
         self._snapshot: ServedSnapshot | None = None
         self._changing = threading.RLock()
         self._describing = threading.Lock()
         self._stopped = threading.Event()
+        self._wait = wait or self._stopped.wait
         self._threads: list[threading.Thread] = []
 
     def __call__(self) -> ServedSnapshot:
@@ -111,6 +121,7 @@ class SnapshotHolder:
 
     def start(self) -> None:
         """Load what CURRENT names and follow it from then on. Raises ReleaseError where it cannot be loaded."""
+        self._prepare_thread()
         self.reload()
         if self._poll_seconds > 0:
             self._run(self._follow, "nearcart-releases")
@@ -118,8 +129,14 @@ class SnapshotHolder:
     def stop(self) -> None:
         """Stop following; a load or check under way is left to end with the process."""
         self._stopped.set()
+        until = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
-            thread.join(timeout=1.0)
+            thread.join(timeout=max(0.0, until - time.monotonic()))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread follows or checks; after `stop`, whether a load or check goes on."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def reload(self, *, damaged_too: bool = False) -> bool:
         """Serve what CURRENT names; False where it was serving already. Raises ReleaseError and keeps what serves.
@@ -140,19 +157,32 @@ class SnapshotHolder:
         """Load a release, make it CURRENT, serve it. Raises ReleaseError and leaves CURRENT alone where that fails."""
         with self._changing:
             snapshot = self._load(release_id)
-            try:
+            with self._remembering(f"release {release_id} could not be promoted"):
                 self._releases.promote(release_id)
-            except ReleaseError as error:
-                self._describe(load_state=LoadState.FAILED, last_error=str(error))
-                raise
             self._swap(snapshot)
 
     def rollback(self) -> str:
-        """Make the release before CURRENT the current one and serve it; returns its id. Raises ReleaseError."""
+        """Promote the newest release older than CURRENT that loads and is sound; returns its id. Raises ReleaseError.
+
+        CURRENT moves only to a release that is loaded, so it stays where none is found.
+        """
         with self._changing:
-            release_id = self._releases.rollback()
-            self.reload()
-            return release_id
+            with self._remembering("the older releases could not be listed"):
+                release_ids = self._releases.previous_ids()
+            for release_id in release_ids:
+                try:
+                    self.promote(release_id)
+                except PublishFailed:  # CURRENT cannot be written, whatever it is to name
+                    raise
+                except ReleaseError as error:
+                    logger.warning("rolling back passes over release %s: %s", release_id, error)
+                else:
+                    return release_id
+            tried = f", and the log says why each of the {len(release_ids):,} older ones was passed over"
+            raise ReleaseNotFound(
+                f"no release older than {self.current() or 'CURRENT'} can be served{tried if release_ids else ''}: "
+                "there is nothing to roll back to"
+            )
 
     def current(self) -> str:
         """What CURRENT names, "" where it names nothing or cannot be read."""
@@ -177,17 +207,26 @@ class SnapshotHolder:
         return release_id
 
     def _load(self, release_id: str) -> ServedSnapshot:
-        """Open a release; whatever goes wrong is a ReleaseError."""
+        """Open a release. Raises ReleaseError."""
         self._describe(load_state=LoadState.LOADING)
         logger.info("loading release %s", release_id)
-        try:
+        with self._remembering(f"release {release_id} could not be loaded"):
             return self._open(self._releases.path(release_id))
+
+    @contextlib.contextmanager
+    def _remembering(self, failure: str) -> Iterator[None]:
+        """Whatever goes wrong inside is a ReleaseError, and the last error of the status."""
+        try:
+            yield
         except ReleaseError as error:
             self._describe(load_state=LoadState.FAILED, last_error=str(error))
             raise
         except Exception as error:
-            logger.exception("release %s could not be loaded", release_id)
-            message = f"release {release_id} could not be loaded: {error!r}; the server's log has the details"
+            if isinstance(error, OSError):  # permissions, a disk that is away: nothing a traceback explains
+                message = f"{failure}: {error}"
+            else:
+                logger.exception("%s", failure)
+                message = f"{failure}: {error!r}; the server's log has the details"
             self._describe(load_state=LoadState.FAILED, last_error=message)
             raise ReleaseError(message) from error
 
@@ -230,18 +269,20 @@ class SnapshotHolder:
 
     def _follow(self) -> None:
         """Reload when CURRENT changes; a release that failed is tried again, ever less often."""
-        failed_id, retry_at, delay_seconds = "", 0.0, 0.0
-        while not self._stopped.wait(self._poll_seconds):
+        self._prepare_thread()
+        failed_id: str | None = None  # "" is a CURRENT that names nothing
+        retry_at, delay_seconds = 0.0, 0.0
+        while not self._wait(self._poll_seconds):
             release_id = self.current()
-            if failed_id and release_id == failed_id and time.monotonic() < retry_at:
+            if release_id == failed_id and self._clock() < retry_at:
                 continue
             try:
                 self.reload()
-                failed_id = ""
+                failed_id = None
             except ReleaseError as error:
                 first = release_id != failed_id
                 delay_seconds = self._poll_seconds if first else min(2 * delay_seconds, MAX_RETRY_SECONDS)
-                failed_id, retry_at = release_id, time.monotonic() + delay_seconds
+                failed_id, retry_at = release_id, self._clock() + delay_seconds
                 logger.error("%s; serving %s as before", error, self.status.release_id)  # noqa: TRY400 - no traceback
 
     def _run(self, work: Callable[[], None], name: str) -> None:

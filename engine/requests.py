@@ -59,7 +59,7 @@ def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:
         repeat=check.repeat(request.repeat, Repeat.MIX),
         strict=request.strict,
     )
-    check.user_for("user_id", query)
+    check.user_for(query.repeat, has_user=query.user_id is not None)
     check.close()
     return query
 
@@ -90,22 +90,22 @@ def user_queries(request: wire.BatchRecommendForUsersRequest) -> list[UserQuery]
 def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]:
     """Raises InvalidQuery."""
     check = Check()
-    check.count("carts", len(request.carts), 1, MAX_BATCH_QUERIES)
+    carts = request.carts if check.count("carts", len(request.carts), 1, MAX_BATCH_QUERIES) else ()
     limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(request.carts))
     excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
     repeat = check.repeat(request.repeat, Repeat.MIX)
+    check.user_for(repeat, has_user=all(cart.HasField("user_id") for cart in carts))
     queries = []
-    for position, cart in enumerate(request.carts):
+    for position, cart in enumerate(carts):
         item_ids = check.ids(f"carts[{position}].item_ids", cart.item_ids, least=1, most=MAX_CART_ITEMS)
         user_id = check.id(f"carts[{position}].user_id", cart.user_id) if cart.HasField("user_id") else None
         queries.append(CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict))
-        check.user_for(f"carts[{position}].user_id", queries[-1])
     check.close()
     return queries
 
 
 class Check:
-    """Collects what is wrong with one request. Every method returns the value to go on with; `close` raises."""
+    """Collects what is wrong with one request. Methods return what to go on with; `close` raises."""
 
     def __init__(self) -> None:
         self._violations: list[Violation] = []
@@ -126,10 +126,10 @@ class Check:
         return value
 
     def ids(self, field: str, values: Sequence[str], *, least: int = 0, most: int | None = None) -> list[str]:
-        """A list of ids; without `most` it may have any length."""
+        """A list of ids; without `most` it may have any length. One of a wrong length is not looked into."""
+        if most is not None and not self.count(field, len(values), least, most):
+            return []
         ids = list(values)
-        if most is not None:
-            self.count(field, len(ids), least, most)
         # Three passes in C settle nearly every request; only a list with something odd in it is walked id by id.
         if ids and (not all(ids) or max(map(len, ids)) > MAX_ID_BYTES // 4 or "\0" in "".join(ids)):
             for position, each in enumerate(ids):
@@ -138,10 +138,12 @@ class Check:
                     break
         return ids
 
-    def count(self, field: str, found: int, least: int, most: int) -> None:
-        """The length of a list."""
-        if not least <= found <= most:
-            self._add(field, f"has {found:,} elements; expected {least} to {most:,}")
+    def count(self, field: str, found: int, least: int, most: int) -> bool:
+        """The length of a list; False where it is wrong: then leave the list alone, 4 MiB hold millions of elements."""
+        if least <= found <= most:
+            return True
+        self._add(field, f"has {found:,} elements; expected {least} to {most:,}")
+        return False
 
     def limit(self, value: int | None, *, n_queries: int = 1) -> int:
         """How many items to answer, None where the request does not say."""
@@ -166,10 +168,10 @@ class Check:
             return default
         return repeat
 
-    def user_for(self, field: str, query: CartQuery) -> None:
-        """The user whose history Repeat.ONLY asks for."""
-        if query.repeat is Repeat.ONLY and query.user_id is None:
-            self._add(field, "is unset; REPEAT_ONLY asks for items of a user's history, so name the user")
+    def user_for(self, repeat: Repeat, *, has_user: bool) -> None:
+        """The user whose history Repeat.ONLY asks for; `engine.retrieval` refuses with the same words."""
+        if repeat is Repeat.ONLY and not has_user:
+            self._add("repeat", "ONLY means items of the user's history: give a user_id")
 
     def _add(self, field: str, description: str) -> None:
         if len(self._violations) < MAX_VIOLATIONS:

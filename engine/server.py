@@ -7,15 +7,19 @@ by tests/test_server.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import queue
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -34,6 +38,8 @@ STOP_GRACE_SECONDS = 10.0
 NEXT_PORT = "next"
 """The admin address that means: loopback, the port after the service's, or a free one where that is 0."""
 _ADMIN_THREADS = 4
+_STARTED = 0
+"""Among the numbers of signals: the start is over, well or not."""
 _LOOPBACKS = ("127.", "localhost:", "[::1]:")
 
 logger = logging.getLogger(__name__)
@@ -44,7 +50,8 @@ class ServerOptions:
     """How to serve. Addresses are HOST:PORT, port 0 takes a free one; an empty `admin_address` means no admin service.
 
     `threads` answer at the same time; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
-    calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never.
+    calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never. Ranges are checked at the
+    flags, in `engine.commands`, and nowhere else.
     """
 
     releases: Path
@@ -92,7 +99,10 @@ class Server:
             poll_seconds=options.poll_seconds,
             verify=options.verify_after_start,
             on_health=self._health.set,
+            prepare_thread=self._backend.prepare_thread,
         )
+        self._traffic = Traffic()
+        self._admin_traffic = Traffic()
         self._servers: list[tuple[grpc.Server, ThreadPoolExecutor]] = []
 
     def start(self) -> None:
@@ -107,7 +117,10 @@ class Server:
             raise
 
     def stop(self, *, drain: Callable[[float], None] | None = None) -> None:
-        """Say NOT_SERVING, let `drain` wait for load balancers, refuse new calls, end those in flight."""
+        """Say NOT_SERVING, let `drain` wait for load balancers, refuse new calls, end those in flight.
+
+        What is still being worked on after the grace period goes on without anyone to answer to: see `is_busy`.
+        """
         self._health.shut_down()
         self._admin_health.shut_down()
         if drain is not None and self._options.drain_seconds > 0:
@@ -119,8 +132,13 @@ class Server:
             ending.wait()
         self.holder.stop()
         for _, threads in self._servers:
-            threads.shutdown()
+            threads.shutdown(wait=False, cancel_futures=True)
         self._servers = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls are being answered or a thread of the holder runs; after `stop`, what did not end in time."""
+        return self._traffic.in_flight > 0 or self._admin_traffic.in_flight > 0 or self.holder.is_busy
 
     def __enter__(self) -> Server:
         self.start()
@@ -132,10 +150,9 @@ class Server:
         self.stop()
 
     def _start(self) -> None:
-        traffic = Traffic()
         server = self._new(self._options.threads, "nearcart-answer", self._health, service.NAME)
         descriptor = recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"]
-        add_service(server, descriptor, service.RecommendationService(self.holder), traffic)
+        add_service(server, descriptor, service.RecommendationService(self.holder), self._traffic)
         self.address = _bind(server, self._options.address, "--address")
         admin_address = self._options.admin_address
         if admin_address == NEXT_PORT:
@@ -143,7 +160,8 @@ class Server:
         if admin_address:
             admin_server = self._new(_ADMIN_THREADS, "nearcart-admin", self._admin_health, admin.NAME)
             descriptor = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
-            add_service(admin_server, descriptor, admin.AdminService(self.holder, traffic), Traffic())
+            servicer = admin.AdminService(self.holder, self._traffic)
+            add_service(admin_server, descriptor, servicer, self._admin_traffic)
             self.admin_address = _bind(admin_server, admin_address, "--admin-address")
             if not admin_address.startswith(_LOOPBACKS):
                 logger.warning("the admin service at %s can be reached from other machines", self.admin_address)
@@ -177,32 +195,55 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second one cuts draining short. Only for the main thread.
 
-    `on_ready` gets the bound HOST:PORT as soon as it answers; by default it is printed on a line of its own. Before
-    that, signals do what they do to any program. Raises UsageError, ServerError or ReleaseError.
+    `on_ready` gets the bound HOST:PORT as soon as it answers; by default it is printed on a line of its own. A signal
+    before that ends the start. Where a load, a check or an answer outlasts the stop, the process ends here, with exit
+    code 0, instead of waiting for it. Raises UsageError, ServerError or ReleaseError.
     """
     # A SimpleQueue may be filled from a signal handler; an Event may not, its lock can be held by this very thread.
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    news: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signals.put(number)
+        news.put(number)
 
     def drain(seconds: float) -> None:
         logger.info("draining for %g seconds", seconds)
-        try:
-            signals.get(timeout=seconds)
-        except queue.Empty:
-            return
+        with contextlib.suppress(queue.Empty):
+            news.get(timeout=seconds)
 
-    server = Server(options, backend)
-    server.start()
+    # Before all else: as the first process of a container, a program without a handler ignores SIGTERM.
     previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        (on_ready or _print_address)(server.address)
-        logger.info("%s: stopping", signal.Signals(signals.get()).name)
+        server = Server(options, backend)
+        # Beside this thread, so that a signal is heard during minutes of loading and need not interrupt any of it.
+        starter = ThreadPoolExecutor(1, "nearcart-start")
+        starting = starter.submit(server.start)
+        starting.add_done_callback(lambda _: news.put(_STARTED))
+        starter.shutdown(wait=False)
+        number, ready = news.get(), False
+        try:
+            if number == _STARTED:
+                starting.result()
+                ready = True
+                (on_ready or _print_address)(server.address)
+                number = news.get()
+            logger.info("%s: stopping", signal.Signals(number).name)
+        finally:
+            server.stop(drain=drain if ready else None)
+        if server.is_busy or not starting.done():
+            _end_process()
     finally:
-        server.stop(drain=drain)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def _end_process() -> NoReturn:
+    """End with exit code 0 at once: Python's own way out waits for every thread, however long it works."""
+    logger.warning("ending in the middle of a load, a check or an answer, which took longer than the time to stop")
+    with contextlib.suppress(OSError, ValueError):  # nobody reads the output any more
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
 
 
 def _print_address(address: str) -> None:
@@ -220,13 +261,15 @@ def _bind(server: grpc.Server, address: str, flag: str) -> str:
 
 
 def _check_free(host: str, port: int, address: str, flag: str) -> None:
-    """Try the address with a plain socket, which says why it fails, as gRPC does not."""
+    """Try the address with a plain socket, which says why it fails; gRPC does not. Raises UsageError, ServerError."""
     try:
         family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
             probe.listen()
+    except ValueError as error:  # UnicodeError most of all: names are encoded before they are looked up
+        raise UsageError(f"{flag} is {address!r}; {host!r} cannot be the name of a host: {error}") from error
     except OSError as error:
         raise ServerError(
             f"cannot listen on {address}: {error.strerror or error}. Stop the program that holds the port, or choose "

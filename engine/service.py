@@ -109,7 +109,7 @@ class RecommendationService(wire_grpc.RecommendationServiceServicer):
             user_count=manifest["sizes"]["users"],
             item_count=manifest["sizes"]["items"],
             format_version=manifest["format_version"],
-            metrics=dict(_numbers(manifest.get("metrics") or {})),
+            metrics=dict(_numbers({**(manifest.get("metrics") or {}), "index": _measured(manifest)})),
         )
         created_at = datetime.datetime.fromisoformat(manifest["created_at"])
         response.created_at.FromDatetime(created_at if created_at.tzinfo else created_at.replace(tzinfo=datetime.UTC))
@@ -140,10 +140,15 @@ def _flat_columns(snapshot: ServedSnapshot, answers: Sequence[Answer]) -> dict[s
     }
 
 
+def _measured(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured of the index, by kind of query."""
+    return (manifest.get("index") or {}).get("measured") or {}
+
+
 def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested mapping; names of nested ones are joined by dots."""
+    """The numbers of a nested mapping; names of nested ones are joined by slashes."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}.")
+            yield from _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
             yield f"{prefix}{name}", float(value)

@@ -49,7 +49,6 @@ STATUSES: dict[type[NearcartError], tuple[grpc.StatusCode, str]] = {
 }
 """Status and reason of each error that may leave the server; the nearest base class counts."""
 UNDECODABLE = (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE_REQUEST")
-TOO_LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, "ANSWER_TOO_LATE")
 INTERNAL = (grpc.StatusCode.INTERNAL, "INTERNAL")
 
 logger = logging.getLogger(__name__)
@@ -117,9 +116,6 @@ def _handler(method: MethodDescriptor, answer: Callable[[Any, Any], Any], traffi
         with traffic:
             if request is UNDECODABLE:
                 status = _status(UNDECODABLE, f"the bytes sent are no {method.input_type.full_name}")
-            elif _is_late(context):
-                # A full pool of threads queues calls past their deadline; answering them would only delay the others.
-                status = _status(TOO_LATE, "the deadline had passed before the server came to this call")
             else:
                 try:
                     return answer(request, context)
@@ -134,11 +130,6 @@ def _handler(method: MethodDescriptor, answer: Callable[[Any, Any], Any], traffi
         return context.abort_with_status(rpc_status.to_status(status))
 
     return grpc.unary_unary_rpc_method_handler(guarded, decode, response_class.SerializeToString)
-
-
-def _is_late(context: grpc.ServicerContext) -> bool:
-    remaining: float | None = context.time_remaining()
-    return not context.is_active() or (remaining is not None and remaining <= 0)
 
 
 def _status(kind: tuple[grpc.StatusCode, str], message: str) -> status_pb2.Status:

@@ -30,6 +30,7 @@ class FakeSnapshot:
             "created_at": "2026-11-22T07:00:00+00:00",
             "format_version": 1,
             "metrics": {"recall@20": 0.25, "popularity": {"recall@20": 0.125}},
+            "index": {"factory": "Flat", "measured": {"user": {"recall@20": 0.75, "median_microseconds": 8.5}}},
         }
         self.asked: list[UserQuery | CartQuery | SimilarQuery] = []
         self.meanwhile: Callable[[], object] = lambda: None
@@ -93,13 +94,8 @@ class FakeReleases:
         self._check(release_id)
         self.now = release_id
 
-    def rollback(self) -> str:
-        names = list(self.snapshots)
-        older = names[: names.index(self.now)] if self.now else []
-        if not older:
-            raise ReleaseNotFound("there is nothing to roll back to")
-        self.now = older[-1]
-        return self.now
+    def previous_ids(self) -> list[str]:
+        return sorted((each for each in self.snapshots if self.now is not None and each < self.now), reverse=True)
 
     def verify(self, release_id: str) -> None:
         try:

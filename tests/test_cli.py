@@ -40,7 +40,7 @@ def test_the_version_is_the_packages(capsys):
         (
             ["serve", "--releases", "nowhere", "--address", "127.0.0.1:0", "--admin-address", ""],
             1,
-            "CURRENT names no release",
+            "nowhere has no live release",
         ),
         (["serve", "--releases", "nowhere", "--device", "gpu"], 1, "--device gpu"),
         (["serve", "--releases", "nowhere", "--workers", "2"], 2, "--workers"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -103,7 +103,12 @@ def test_the_release_is_described(client: Client) -> None:
         n_users=5,
         n_items=30,
         format_version=1,
-        metrics={"recall@20": 0.25, "popularity.recall@20": 0.125},
+        metrics={
+            "recall@20": 0.25,
+            "popularity/recall@20": 0.125,
+            "index/user/recall@20": 0.75,
+            "index/user/median_microseconds": 8.5,
+        },
     )
 
 
@@ -207,3 +212,17 @@ def test_the_largest_batch_of_the_longest_ids_fits_through_the_client() -> None:
             stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
             with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
                 stub.BatchRecommendForUsers(wire.BatchRecommendForUsersRequest(user_ids=["u"] * 1000, limit=100))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda client: client.recommend_for_user(12472), "user_id: found 12472, expected a str"),
+        (lambda client: client.recommend_for_cart("22697"), "item_ids: found '22697', expected a list of ids"),
+        (lambda client: client.recommend_for_cart([22697]), r"item_ids: found \[22697\], expected a list of ids"),
+        (lambda client: client.recommend_for_user("a", exclude_item_ids="b"), "exclude_item_ids: found 'b'"),
+    ],
+)
+def test_an_id_that_is_no_text_is_named_before_anything_is_sent(ask: Callable[[Client], object], message: str) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(ClientError, match=message):
+        ask(client)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_backend import FakeReleases, FakeSnapshot
 
-from engine.errors import ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError
-from engine.holder import LoadState, SnapshotHolder, Verification
+from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError
+from engine.holder import MAX_RETRY_SECONDS, LoadState, SnapshotHolder, Verification
+from engine.service import ServedSnapshot
 
 
 def two_releases() -> FakeReleases:
@@ -78,6 +81,14 @@ def test_a_load_that_fails_keeps_what_serves_and_is_remembered(failure: Exceptio
     assert (holder().release_id, holder.status.last_error) == ("release 2", "")
 
 
+def test_a_release_that_cannot_be_read_is_told_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    releases = two_releases()
+    releases.failure = PermissionError(13, "Permission denied", "index.faiss")
+    with pytest.raises(ReleaseError, match=r"release 1 could not be loaded: .*denied: 'index.faiss'$"):
+        holder_of(releases).start()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_when_current_comes_back_to_what_serves_the_error_is_over() -> None:
     releases = two_releases()
     holder = holder_of(releases)
@@ -119,6 +130,63 @@ def test_promoting_loads_before_current_moves() -> None:
     releases.damaged.clear()
     holder.promote("release 2")
     assert (releases.now, holder().release_id) == ("release 2", "release 2")
+
+
+def test_a_release_that_cannot_be_read_while_it_is_promoted_is_remembered() -> None:
+    class Unreadable(FakeReleases):
+        def promote(self, release_id: str) -> None:
+            raise OSError("gone")
+
+    holder = holder_of(Unreadable(*two_releases().snapshots.values()))
+    holder.start()
+    with pytest.raises(ReleaseError, match="release 2 could not be promoted: gone"):
+        holder.promote("release 2")
+    assert holder.status.load_state is LoadState.FAILED
+
+
+def test_rolling_back_passes_over_what_does_not_load_or_verify(caplog: pytest.LogCaptureFixture) -> None:
+    releases = FakeReleases(*(FakeSnapshot(f"release {n}") for n in range(1, 5)))
+    releases.now = "release 4"
+    releases.damaged.add("release 2")
+
+    def open_snapshot(path: Path) -> ServedSnapshot:
+        if path.name == "release 3":
+            assert releases.now == "release 4", "CURRENT moves to what is loaded, and to nothing else"
+            raise ReleaseCorrupt("a canary gives other scores")
+        return releases.open(path)
+
+    holder = SnapshotHolder(releases, open_snapshot, poll_seconds=0, verify=False)
+    holder.start()
+    assert holder.rollback() == releases.now == holder().release_id == "release 1"
+    assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple) and "over" in record.msg] == [
+        "release 3",
+        "release 2",
+    ]
+
+
+def test_rolling_back_to_nothing_leaves_current_alone() -> None:
+    releases = two_releases()
+    releases.now = "release 2"
+    holder = holder_of(releases)
+    holder.start()
+    releases.failure = ReleaseCorrupt("bad file")
+    with pytest.raises(ReleaseNotFound, match=r"older than release 2 .* the 1 older ones"):
+        holder.rollback()
+    assert releases.now == holder().release_id == "release 2"
+
+
+def test_rolling_back_ends_where_current_cannot_be_written() -> None:
+    class Full(FakeReleases):
+        def promote(self, release_id: str) -> None:
+            raise PublishFailed("no space left")
+
+    releases = Full(*(FakeSnapshot(f"release {n}") for n in range(1, 4)))
+    releases.now = "release 3"
+    holder = holder_of(releases)
+    holder.start()
+    with pytest.raises(PublishFailed, match="no space left"):
+        holder.rollback()
+    assert releases.loads == ["release 3", "release 2"]
 
 
 def test_rolling_back_serves_the_older_release() -> None:
@@ -165,6 +233,91 @@ def test_the_follower_survives_failures_and_tries_again(caplog: pytest.LogCaptur
     assert holder().release_id == "release 2"
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert errors == ["bad file; serving release 1 as before"] * 2
+
+
+class Clock:
+    """Time that passes only while the follower waits; it is stopped at `until`."""
+
+    def __init__(self, until: float) -> None:
+        self.now = 0.0
+        self.until = until
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.now > self.until
+
+
+def test_a_release_that_fails_is_tried_ever_less_often_but_never_given_up() -> None:
+    releases, clock = two_releases(), Clock(until=2_000)
+    tries: list[float] = []
+
+    def open_snapshot(path: Path) -> ServedSnapshot:
+        if path.name == "release 2":
+            tries.append(clock())
+            raise ReleaseCorrupt("bad file")
+        return releases.open(path)
+
+    holder = SnapshotHolder(releases, open_snapshot, poll_seconds=5, verify=False, clock=clock, wait=clock.wait)
+    holder.reload()
+    releases.now = "release 2"
+    holder._follow()
+    delays = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert delays[:7] == [5, 10, 20, 40, 80, 160, MAX_RETRY_SECONDS]
+    assert set(delays[7:]) == {MAX_RETRY_SECONDS}
+
+
+def test_another_release_is_tried_at_once_after_one_that_failed() -> None:
+    releases, clock = two_releases(), Clock(until=1_000)
+
+    def open_snapshot(path: Path) -> ServedSnapshot:
+        if path.name == "release 1":
+            if clock() > 500:
+                releases.now = "release 2"
+            raise ReleaseCorrupt("bad file")
+        return releases.open(path)
+
+    holder = SnapshotHolder(releases, open_snapshot, poll_seconds=5, verify=False, clock=clock, wait=clock.wait)
+    holder._follow()
+    assert holder().release_id == "release 2"
+    assert releases.loads == ["release 2"]
+
+
+def test_a_missing_current_is_not_told_at_every_look(caplog: pytest.LogCaptureFixture) -> None:
+    releases, clock = two_releases(), Clock(until=600)
+    holder = holder_of(releases, poll_seconds=5, clock=clock, wait=clock.wait)
+    holder.reload()
+    releases.now = None
+    holder._follow()
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 7, "at 5, 10, 20, 40, 80, 160 and 320 seconds, not 120 times"
+
+
+def test_every_thread_that_loads_is_prepared_before() -> None:
+    releases, told = two_releases(), Told()
+    prepared: list[threading.Thread] = []
+    loading: list[threading.Thread] = []
+
+    def open_snapshot(path: Path) -> ServedSnapshot:
+        loading.append(threading.current_thread())
+        assert loading[-1] in prepared
+        return releases.open(path)
+
+    holder = SnapshotHolder(
+        releases,
+        open_snapshot,
+        poll_seconds=0.001,
+        verify=False,
+        on_health=told,
+        prepare_thread=lambda: prepared.append(threading.current_thread()),
+    )
+    holder.start()
+    releases.now = "release 2"
+    told.wait_for([True, True])
+    holder.stop()
+    assert [thread.name for thread in loading] == [threading.current_thread().name, "nearcart-releases"]
 
 
 def test_files_are_checked_after_every_load() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from nearcart.v1 import admin_pb2, admin_pb2_grpc, recommendation_pb2_grpc
 from nearcart.v1 import recommendation_pb2 as wire
 
-from engine.errors import NearcartError, ReleaseCorrupt, UnknownItem
+from engine import requests
+from engine.errors import InvalidQuery, NearcartError, ReleaseCorrupt, UnknownItem
 from engine.queries import CartQuery, Repeat, SimilarQuery, UserQuery
 from engine.server import Server
 from engine.statuses import MAX_MESSAGE_BYTES, status_of
@@ -151,7 +152,12 @@ def test_the_release_is_described(stub: Any) -> None:
     assert (response.release_id, response.user_count, response.item_count) == ("release 1", 5, 30)
     assert response.created_at.ToJsonString() == "2026-11-22T07:00:00Z"
     assert response.format_version == 1
-    assert dict(response.metrics) == {"recall@20": 0.25, "popularity.recall@20": 0.125}
+    assert dict(response.metrics) == {
+        "recall@20": 0.25,
+        "popularity/recall@20": 0.125,
+        "index/user/recall@20": 0.75,
+        "index/user/median_microseconds": 8.5,
+    }
 
 
 BAD_QUESTIONS = {
@@ -176,7 +182,7 @@ BAD_QUESTIONS = {
     "a cart of 501 items": (wire.RecommendForCartRequest(item_ids=["i"] * 501), {"item_ids"}),
     "a bad item in a cart": (wire.RecommendForCartRequest(item_ids=["a", "b", "c", "d\0"]), {"item_ids[3]"}),
     "a cart of a user without a name": (wire.RecommendForCartRequest(item_ids=["i"], user_id=""), {"user_id"}),
-    "what nobody had before": (wire.RecommendForCartRequest(item_ids=["i"], repeat=wire.REPEAT_ONLY), {"user_id"}),
+    "what nobody had before": (wire.RecommendForCartRequest(item_ids=["i"], repeat=wire.REPEAT_ONLY), {"repeat"}),
     "nothing to be similar to": (wire.RecommendSimilarItemsRequest(limit=1001), {"item_id", "limit"}),
     "a batch of no users": (wire.BatchRecommendForUsersRequest(), {"user_ids"}),
     "a batch of 1001 users": (wire.BatchRecommendForUsersRequest(user_ids=["u"] * 1001), {"user_ids"}),
@@ -191,7 +197,7 @@ BAD_QUESTIONS = {
         wire.BatchRecommendForCartsRequest(
             carts=[wire.Cart(), wire.Cart(item_ids=["i", ""], user_id="")], repeat=wire.REPEAT_ONLY
         ),
-        {"carts[0].item_ids", "carts[0].user_id", "carts[1].item_ids[1]", "carts[1].user_id"},
+        {"carts[0].item_ids", "carts[1].item_ids[1]", "carts[1].user_id", "repeat"},
     ),
 }
 
@@ -204,6 +210,53 @@ def test_a_malformed_question_is_refused_field_by_field(stub: Any, snapshot: Fak
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert violations.keys() == fields
     assert snapshot.asked == []
+
+
+def test_repeating_a_history_that_nobody_has_is_refused_in_retrievals_words(stub: Any) -> None:
+    expected = {"repeat": "ONLY means items of the user's history: give a user_id"}
+    cart = wire.RecommendForCartRequest(item_ids=["i"], repeat=wire.REPEAT_ONLY)
+    assert refusal(stub.RecommendForCart, cart)[2] == expected
+    carts = [wire.Cart(item_ids=["i"], user_id="u"), wire.Cart(item_ids=["i"])]
+    batch = wire.BatchRecommendForCartsRequest(carts=carts, repeat=wire.REPEAT_ONLY)
+    assert refusal(stub.BatchRecommendForCarts, batch)[2] == expected
+
+
+class Unread(Sequence[Any]):
+    """A list that may be counted, but not looked into."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, position: object) -> Any:
+        raise AssertionError(f"element {position} was read")
+
+
+class Standin:
+    """A request of which one field is an `Unread`."""
+
+    def __init__(self, message: Any, field: str) -> None:
+        self._message = message
+        setattr(self, field, Unread(2_000_000))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)
+
+
+@pytest.mark.parametrize(
+    ("read", "message", "field"),
+    [
+        (requests.user_query, wire.RecommendForUserRequest(user_id="u"), "recent_item_ids"),
+        (requests.cart_query, wire.RecommendForCartRequest(), "item_ids"),
+        (requests.user_queries, wire.BatchRecommendForUsersRequest(), "user_ids"),
+        (requests.cart_queries, wire.BatchRecommendForCartsRequest(repeat=wire.REPEAT_ONLY), "carts"),
+    ],
+)
+def test_a_list_of_millions_is_refused_by_its_length_alone(read: Any, message: Any, field: str) -> None:
+    with pytest.raises(InvalidQuery, match=f"{field}: has 2,000,000 elements"):
+        read(Standin(message, field))
 
 
 @pytest.mark.parametrize(

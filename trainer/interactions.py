@@ -143,7 +143,7 @@ def read_interactions(
         if not report.rows_kept or report.is_unclear:
             found = "most rows hold values that cannot be understood" if report.rows_kept else "no events are left"
             raise NothingLeft(
-                f"{', '.join(map(str, sources))}: {found}. The report says which; is a column mapped to the wrong name? "
+                f"{', '.join(map(str, sources))}: {found}. The report says why; is a column mapped to a wrong name? "
                 f"Times may need --timestamp-format, and numbers a decimal point\n{report.table()}"
             )
         step("numbering users and items")

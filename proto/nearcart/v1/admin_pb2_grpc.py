@@ -76,7 +76,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRelease(self, request, context):
-        """Makes the newest complete release older than CURRENT the current one and serves it.
+        """PromoteRelease with the newest release older than CURRENT that loads and whose files are all as published: damaged
+        ones are passed over. NOT_FOUND where there is none; CURRENT is then left as it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

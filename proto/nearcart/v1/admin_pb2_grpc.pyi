@@ -47,7 +47,9 @@ class AdminServiceStub:
     left as it was. Other servers of the same directory follow within their poll interval.
     """
     RollbackRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollbackReleaseRequest, _admin_pb2.RollbackReleaseResponse]
-    """Makes the newest complete release older than CURRENT the current one and serves it."""
+    """PromoteRelease with the newest release older than CURRENT that loads and whose files are all as published: damaged
+    ones are passed over. NOT_FOUND where there is none; CURRENT is then left as it was.
+    """
     ReloadRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadReleaseRequest, _admin_pb2.ReloadReleaseResponse]
     """Loads and serves what CURRENT names, now instead of at the next poll, and again if the last attempt failed. Where
     that release is serving already nothing happens, unless its files were found damaged: then it is loaded again.
@@ -69,7 +71,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     left as it was. Other servers of the same directory follow within their poll interval.
     """
     RollbackRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollbackReleaseRequest, _admin_pb2.RollbackReleaseResponse]  # type: ignore[assignment]
-    """Makes the newest complete release older than CURRENT the current one and serves it."""
+    """PromoteRelease with the newest release older than CURRENT that loads and whose files are all as published: damaged
+    ones are passed over. NOT_FOUND where there is none; CURRENT is then left as it was.
+    """
     ReloadRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadReleaseRequest, _admin_pb2.ReloadReleaseResponse]  # type: ignore[assignment]
     """Loads and serves what CURRENT names, now instead of at the next poll, and again if the last attempt failed. Where
     that release is serving already nothing happens, unless its files were found damaged: then it is loaded again.
@@ -100,7 +104,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RollbackReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RollbackReleaseResponse, _abc.Awaitable[_admin_pb2.RollbackReleaseResponse]]:
-        """Makes the newest complete release older than CURRENT the current one and serves it."""
+        """PromoteRelease with the newest release older than CURRENT that loads and whose files are all as published: damaged
+        ones are passed over. NOT_FOUND where there is none; CURRENT is then left as it was.
+        """
 
     @_abc_1.abstractmethod
     def ReloadRelease(

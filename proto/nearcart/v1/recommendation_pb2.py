@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n nearcart/v1/recommendation.proto\x12\x0bnearcart.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x01\n\x17RecommendForUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x17\n\x0frecent_item_ids\x18\x04 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x42\x08\n\x06_limitJ\x04\x08\x07\x10\x08R\x06\x66ilter\"\x9f\x01\n\x18RecommendForUserResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xe0\x01\n\x17RecommendForCartRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x42\x08\n\x06_limitB\n\n\x08_user_idJ\x04\x08\x07\x10\x08R\x06\x66ilter\"\x9f\x01\n\x18RecommendForCartResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\x8d\x01\n\x1cRecommendSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x42\x08\n\x06_limitJ\x04\x08\x07\x10\x08R\x06\x66ilter\"\xa4\x01\n\x1dRecommendSimilarItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xac\x01\n\x1d\x42\x61tchRecommendForUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x42\x08\n\x06_limitJ\x04\x08\x07\x10\x08R\x06\x66ilter\"\xa6\x01\n\x1e\x42\x61tchRecommendForUsersResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\xbc\x01\n\x1d\x42\x61tchRecommendForCartsRequest\x12 \n\x05\x63\x61rts\x18\x01 \x03(\x0b\x32\x11.nearcart.v1.Cart\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x42\x08\n\x06_limitJ\x04\x08\x07\x10\x08R\x06\x66ilter\":\n\x04\x43\x61rt\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x14\n\x07user_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_user_id\"\xa6\x01\n\x1e\x42\x61tchRecommendForCartsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\x13\n\x11GetReleaseRequest\"\x87\x02\n\x12GetReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nuser_count\x18\x03 \x01(\x03\x12\x12\n\nitem_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\x05\x12=\n\x07metrics\x18\x06 \x03(\x0b\x32,.nearcart.v1.GetReleaseResponse.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*S\n\x06Repeat\x12\x16\n\x12REPEAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cREPEAT_NEVER\x10\x01\x12\x0e\n\nREPEAT_MIX\x10\x02\x12\x0f\n\x0bREPEAT_ONLY\x10\x03*n\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSOURCE_PERSONAL\x10\x01\x12\x0f\n\x0bSOURCE_CART\x10\x02\x12\x12\n\x0eSOURCE_SIMILAR\x10\x03\x12\x12\n\x0eSOURCE_POPULAR\x10\x04\x32\xfe\x04\n\x15RecommendationService\x12_\n\x10RecommendForUser\x12$.nearcart.v1.RecommendForUserRequest\x1a%.nearcart.v1.RecommendForUserResponse\x12_\n\x10RecommendForCart\x12$.nearcart.v1.RecommendForCartRequest\x1a%.nearcart.v1.RecommendForCartResponse\x12n\n\x15RecommendSimilarItems\x12).nearcart.v1.RecommendSimilarItemsRequest\x1a*.nearcart.v1.RecommendSimilarItemsResponse\x12q\n\x16\x42\x61tchRecommendForUsers\x12*.nearcart.v1.BatchRecommendForUsersRequest\x1a+.nearcart.v1.BatchRecommendForUsersResponse\x12q\n\x16\x42\x61tchRecommendForCarts\x12*.nearcart.v1.BatchRecommendForCartsRequest\x1a+.nearcart.v1.BatchRecommendForCartsResponse\x12M\n\nGetRelease\x12\x1e.nearcart.v1.GetReleaseRequest\x1a\x1f.nearcart.v1.GetReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n nearcart/v1/recommendation.proto\x12\x0bnearcart.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x17RecommendForUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x17\n\x0frecent_item_ids\x18\x04 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x42\x08\n\x06_limit\"\x9f\x01\n\x18RecommendForUserResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xd2\x01\n\x17RecommendForCartRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x42\x08\n\x06_limitB\n\n\x08_user_id\"\x9f\x01\n\x18RecommendForCartResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\x7f\n\x1cRecommendSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x42\x08\n\x06_limit\"\xa4\x01\n\x1dRecommendSimilarItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\x9e\x01\n\x1d\x42\x61tchRecommendForUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x42\x08\n\x06_limit\"\xa6\x01\n\x1e\x42\x61tchRecommendForUsersResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\xae\x01\n\x1d\x42\x61tchRecommendForCartsRequest\x12 \n\x05\x63\x61rts\x18\x01 \x03(\x0b\x32\x11.nearcart.v1.Cart\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x42\x08\n\x06_limit\":\n\x04\x43\x61rt\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x14\n\x07user_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_user_id\"\xa6\x01\n\x1e\x42\x61tchRecommendForCartsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\x13\n\x11GetReleaseRequest\"\x87\x02\n\x12GetReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nuser_count\x18\x03 \x01(\x03\x12\x12\n\nitem_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\x05\x12=\n\x07metrics\x18\x06 \x03(\x0b\x32,.nearcart.v1.GetReleaseResponse.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*S\n\x06Repeat\x12\x16\n\x12REPEAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cREPEAT_NEVER\x10\x01\x12\x0e\n\nREPEAT_MIX\x10\x02\x12\x0f\n\x0bREPEAT_ONLY\x10\x03*n\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSOURCE_PERSONAL\x10\x01\x12\x0f\n\x0bSOURCE_CART\x10\x02\x12\x12\n\x0eSOURCE_SIMILAR\x10\x03\x12\x12\n\x0eSOURCE_POPULAR\x10\x04\x32\xfe\x04\n\x15RecommendationService\x12_\n\x10RecommendForUser\x12$.nearcart.v1.RecommendForUserRequest\x1a%.nearcart.v1.RecommendForUserResponse\x12_\n\x10RecommendForCart\x12$.nearcart.v1.RecommendForCartRequest\x1a%.nearcart.v1.RecommendForCartResponse\x12n\n\x15RecommendSimilarItems\x12).nearcart.v1.RecommendSimilarItemsRequest\x1a*.nearcart.v1.RecommendSimilarItemsResponse\x12q\n\x16\x42\x61tchRecommendForUsers\x12*.nearcart.v1.BatchRecommendForUsersRequest\x1a+.nearcart.v1.BatchRecommendForUsersResponse\x12q\n\x16\x42\x61tchRecommendForCarts\x12*.nearcart.v1.BatchRecommendForCartsRequest\x1a+.nearcart.v1.BatchRecommendForCartsResponse\x12M\n\nGetRelease\x12\x1e.nearcart.v1.GetReleaseRequest\x1a\x1f.nearcart.v1.GetReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,38 +34,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETRELEASERESPONSE_METRICSENTRY']._loaded_options = None
   _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_REPEAT']._serialized_start=2212
-  _globals['_REPEAT']._serialized_end=2295
-  _globals['_SOURCE']._serialized_start=2297
-  _globals['_SOURCE']._serialized_end=2407
+  _globals['_REPEAT']._serialized_start=2141
+  _globals['_REPEAT']._serialized_end=2224
+  _globals['_SOURCE']._serialized_start=2226
+  _globals['_SOURCE']._serialized_end=2336
   _globals['_RECOMMENDFORUSERREQUEST']._serialized_start=83
-  _globals['_RECOMMENDFORUSERREQUEST']._serialized_end=297
-  _globals['_RECOMMENDFORUSERRESPONSE']._serialized_start=300
-  _globals['_RECOMMENDFORUSERRESPONSE']._serialized_end=459
-  _globals['_RECOMMENDFORCARTREQUEST']._serialized_start=462
-  _globals['_RECOMMENDFORCARTREQUEST']._serialized_end=686
-  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_start=689
-  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_end=848
-  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_start=851
-  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_end=992
-  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_start=995
-  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_end=1159
-  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_start=1162
-  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_end=1334
-  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_start=1337
-  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_end=1503
-  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_start=1506
-  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_end=1694
-  _globals['_CART']._serialized_start=1696
-  _globals['_CART']._serialized_end=1754
-  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_start=1757
-  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_end=1923
-  _globals['_GETRELEASEREQUEST']._serialized_start=1925
-  _globals['_GETRELEASEREQUEST']._serialized_end=1944
-  _globals['_GETRELEASERESPONSE']._serialized_start=1947
-  _globals['_GETRELEASERESPONSE']._serialized_end=2210
-  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_start=2164
-  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_end=2210
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=2410
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3048
+  _globals['_RECOMMENDFORUSERREQUEST']._serialized_end=283
+  _globals['_RECOMMENDFORUSERRESPONSE']._serialized_start=286
+  _globals['_RECOMMENDFORUSERRESPONSE']._serialized_end=445
+  _globals['_RECOMMENDFORCARTREQUEST']._serialized_start=448
+  _globals['_RECOMMENDFORCARTREQUEST']._serialized_end=658
+  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_start=661
+  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_end=820
+  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_start=822
+  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_end=949
+  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_start=952
+  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_end=1116
+  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_start=1119
+  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_end=1277
+  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_start=1280
+  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_end=1446
+  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_start=1449
+  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_end=1623
+  _globals['_CART']._serialized_start=1625
+  _globals['_CART']._serialized_end=1683
+  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_start=1686
+  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_end=1852
+  _globals['_GETRELEASEREQUEST']._serialized_start=1854
+  _globals['_GETRELEASEREQUEST']._serialized_end=1873
+  _globals['_GETRELEASERESPONSE']._serialized_start=1876
+  _globals['_GETRELEASERESPONSE']._serialized_end=2139
+  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_start=2093
+  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_end=2139
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=2339
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=2977
 # @@protoc_insertion_point(module_scope)

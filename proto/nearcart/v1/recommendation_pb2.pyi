@@ -122,7 +122,10 @@ class RecommendForUserRequest(_message.Message):
     Default false.
     """
     include_titles: _builtins.bool
-    """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
+    """7 is kept for attribute filters.
+
+    Whether to fill `titles` in the answer. Default false: ids and scores are what services need.
+    """
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside those that `repeat` leaves out. Default none. No bound but that of the
@@ -237,7 +240,10 @@ class RecommendForCartRequest(_message.Message):
     too. Default false.
     """
     include_titles: _builtins.bool
-    """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
+    """7 is kept for attribute filters.
+
+    Whether to fill `titles` in the answer. Default false: ids and scores are what services need.
+    """
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The items of the cart, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts once."""
@@ -341,7 +347,10 @@ class RecommendSimilarItemsRequest(_message.Message):
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     include_titles: _builtins.bool
-    """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
+    """7 is kept for attribute filters.
+
+    Whether to fill `titles` in the answer. Default false: ids and scores are what services need.
+    """
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside the item itself. Default none. No bound but that of the whole request
@@ -721,7 +730,9 @@ class GetReleaseResponse(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """What was measured when it was trained or its index built, by name; empty where nothing was."""
+        """What was measured when it was trained, such as "loss", and when its index was built, by kind of query, such as
+        "index/user/recall@20" and "index/cart/median_microseconds". Empty where nothing was.
+        """
 
     def __init__(
         self,
