@@ -10,6 +10,7 @@ import pytest
 from made_events import csv_text, described, item_ids, jsonl_text, read, records, user_ids, written
 
 from engine.errors import UsageError
+from trainer.cleaning import Cleaning
 from trainer.errors import ColumnMissing, NothingLeft
 from trainer.interactions import read_interactions
 
@@ -191,3 +192,56 @@ def test_a_header_without_the_named_columns_is_not_taken_for_a_list_of_items(tmp
     path = written(tmp_path / name, "customer,sku,name\n1,2,white hanging heart\n3,4,red mug\n")
     with pytest.raises(ColumnMissing, match="customer, sku, name"):
         read(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_quoted_header_is_read_as_its_names(tmp_path: Path, separator: str) -> None:
+    lines = ('"user_id"', '"item_id"'), ('"u, 1"', '"a;b|c"')
+    path = written(tmp_path / "e.csv", "".join(separator.join(line) + "\n" for line in lines))
+    found = read(path)
+    assert (user_ids(found), item_ids(found)) == (["u, 1"], ["a;b|c"])
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.jsonl", "e.parquet"])
+def test_the_name_of_a_directory_is_no_value_of_a_column(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "item_id=x7" / name
+    path.parent.mkdir()
+    if name == "e.parquet":
+        pq.write_table(pa.table({"user_id": ["u"], "item_id": ["a"]}), path)
+    else:
+        written(path, "user_id,item_id\nu,a\n" if name == "e.csv" else '{"user_id": "u", "item_id": "a"}\n')
+    assert item_ids(read(path)) == ["a"]
+
+
+def test_records_of_many_sparse_keys_are_records(tmp_path: Path) -> None:
+    lines = [json.dumps({"user_id": "u", "item_id": f"i{n}", f"key {n}": n}) for n in range(300)]
+    assert read(written(tmp_path / "e.jsonl", "\n".join(lines))).n_items == 300
+
+
+def test_a_key_that_differs_from_a_column_in_case_is_another_key(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.jsonl", '{"user_id": "u", "item_id": "a", "Price": 3, "Quantity": -9}\n')
+    found = read(path)
+    assert found.report.rows_kept == 1
+    assert found.prices is None
+
+
+def test_one_file_under_two_names_is_read_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "user_id,item_id\nu,a\n")
+    (tmp_path / "latest.csv").symlink_to(path)
+    spelled = tmp_path / ".." / tmp_path.name / "e.csv"
+    assert read_interactions([str(path), str(spelled), str(tmp_path)]).report.rows_read == 1
+
+
+def test_a_list_of_numbers_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "e.parquet"
+    pq.write_table(pa.table({"user_id": ["u", "v"], "item_id": ["a", "b"], "quantity": [[1, 2], None]}), path)
+    assert read(path).report.as_dict()["dropped"] == {"quantity is not a number": 1}
+
+
+def test_weights_for_kinds_that_no_event_has_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "user_id,item_id,event\nu,a,View\n")
+    with pytest.raises(UsageError, match="given for view, but the kinds of the events are: View"):
+        read_interactions([str(path)], cleaning=Cleaning(event_weights={"view": 0.5}))
+    path = written(tmp_path / "f.csv", "user_id,item_id,event_type\nu,a,view\n")
+    with pytest.raises(UsageError, match="no column holds them"):
+        read_interactions([str(path)], cleaning=Cleaning(event_weights={"view": 0.5}))

@@ -144,3 +144,20 @@ def test_every_product_of_the_bundled_shop_has_a_title() -> None:
     assert titles[found.item_ids.row("22423")] == "REGENCY CAKESTAND 3 TIER"
     assert titles[found.item_ids.row("85123A")] == "WHITE HANGING HEART T-LIGHT HOLDER"
     assert not [found.item_ids[row] for row in range(found.n_items) if not titles[row]]
+
+
+def test_a_key_that_only_the_last_of_many_records_has_is_an_attribute(tmp_path: Path) -> None:
+    lines = [json.dumps({"item_id": f"x{n}"}) for n in range(21_000)] + [
+        json.dumps({"item_id": "cup", "available": False})
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    assert read_items(str(tmp_path / "items.jsonl"), CATALOGUE).available.tolist().count(False) == 1
+
+
+def test_the_last_row_of_an_item_counts_across_files_of_any_columns(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("item_id,title\ncup,old\n")
+    (tmp_path / "2.csv").write_text("item_id,title,category\ncup,mid,c\n")
+    (tmp_path / "3.csv").write_text("item_id,title\ncup,new\n")
+    items = read_items(str(tmp_path), CATALOGUE)
+    assert "new" in texts(items, "title")
+    assert "mid" not in texts(items, "title")

@@ -133,6 +133,7 @@ def clean(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> Report:
     `events`: user_code, item_code, n_quantity (millionths), seconds, price, basket.
     `pairs`: user_code, item_code, n_rows, net, weight_sum, heaviest, lightest (millionths), last_seconds.
     """
+    _check_kinds(connection, cleaning)
     _judge(connection, cleaning)
     (rows_read,) = connection.execute("SELECT count(*) FROM judged").fetchall()[0]
     dropped = dict(
@@ -167,6 +168,21 @@ _NETTING_SQL = """
            coalesce(sum(n_rows) FILTER (net > 0 AND weight_sum = 0), 0)::BIGINT,
            coalesce(sum(n_rows) FILTER (net > 0 AND weight_sum <> 0), 0)::BIGINT
     FROM pairs"""
+
+
+def _check_kinds(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> None:
+    """Raises UsageError where weights are given and no event is of a kind that they name: the column is another."""
+    if not cleaning.event_weights:
+        return
+    kinds = connection.execute(
+        "SELECT DISTINCT event FROM raw WHERE event IS NOT NULL ORDER BY 1 LIMIT 1000"
+    ).fetchall()
+    found = [kind for (kind,) in kinds]
+    if not set(found) & set(cleaning.event_weights):
+        raise UsageError(
+            f"event weights are given for {', '.join(cleaning.event_weights)}, but the kinds of the events are: "
+            f"{', '.join(found[:10]) or 'none, no column holds them'}; name the column with --event-column"
+        )
 
 
 def _judge(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> None:

@@ -28,7 +28,7 @@ DEFAULT_MEMORY_LIMIT = "2GB"
 _SPACES = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 _UNITS = (("1e17", "1e9"), ("1e14", "1e6"), ("1e11", "1e3"))
 _WHOLE_NUMBER = r"-?(0|[1-9][0-9]*)(\.0)?"
-NUMERIC_TYPES = (
+_NUMERIC_TYPES = (
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
     *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
 )
@@ -202,9 +202,14 @@ def text_sql(layout: Layout, name: str) -> str:
     return f"CASE WHEN {printable} THEN {text} WHEN NOT {blank} THEN {text} END"
 
 
+def is_numeric(type_: str) -> bool:
+    """Whether a DuckDB type is a number; a list of numbers, BIGINT[], is none."""
+    return type_.startswith(_NUMERIC_TYPES) and not type_.endswith("]")
+
+
 def number_sql(layout: Layout, name: str) -> str:
     """A column as DOUBLE, NULL where blank, NaN where it is not a number."""
-    if layout.columns[name].startswith(NUMERIC_TYPES):
+    if is_numeric(layout.columns[name]):
         return f"{identifier(name)}::DOUBLE"
     return _parsed_number(text_sql(layout, name))
 
@@ -214,7 +219,7 @@ def seconds_sql(layout: Layout, name: str, timestamp_format: str = "") -> str:
     column, type_ = identifier(name), layout.columns[name]
     if type_.startswith(("TIMESTAMP", "DATE")):
         return f"CASE WHEN {column} IS NOT NULL THEN coalesce(epoch({column}), 'nan'::DOUBLE) END"
-    if type_.startswith(NUMERIC_TYPES):
+    if is_numeric(type_):
         return _scaled(f"{column}::DOUBLE")
     text = f"trim({text_sql(layout, name)})"
     if timestamp_format:

@@ -20,10 +20,10 @@ from trainer.assembly import string_table
 from trainer.errors import EventsError, ItemsError
 from trainer.events import (
     DEFAULT_MEMORY_LIMIT,
-    NUMERIC_TYPES,
     EventColumns,
     check_ids,
     close_holes,
+    is_numeric,
     open_workspace,
     text_sql,
 )
@@ -168,7 +168,7 @@ def _kind(
         return "flag"
     if all(layout.form is Form.PARQUET for layout in layouts):
         types = {layout.columns[name] for layout in layouts if name in layout.columns}
-        if all(type_.startswith(NUMERIC_TYPES) for type_ in types):
+        if all(is_numeric(type_) for type_ in types):
             return "number"
         return "flag" if types == {"BOOLEAN"} else "text"
     # 00123 is a code and not a number, so a column that holds one is text.

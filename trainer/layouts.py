@@ -21,6 +21,8 @@ from trainer.sources import Form, SourceFile
 _DELIMITERS = ",;\t|"
 _MAX_LINE_BYTES = 1 << 24
 _UNUSED_DELIMITER = "\x01"
+_NO_PARTITIONS = "hive_partitioning = false"
+"""A directory called item_id=7 must not overwrite what the file says."""
 _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 
 
@@ -47,7 +49,9 @@ class Layout:
         """As this, but records may have these keys too: a JSON record names only what it knows."""
         if self.form not in (Form.JSON, Form.JSONL):
             return self
-        return replace(self, columns=dict.fromkeys([*self.columns, *names], "JSON"))
+        known = {name.lower() for name in self.columns}  # to DuckDB, Price and price are one name
+        added = [name for name in names if name.lower() not in known]
+        return replace(self, columns=dict.fromkeys([*self.columns, *added], "JSON"))
 
     def from_sql(self) -> str:
         """The relation to select from."""
@@ -55,10 +59,10 @@ class Layout:
         columns = ", ".join(f"{quoted(name)}: {quoted(type_)}" for name, type_ in self.columns.items())
         match self.form:
             case Form.PARQUET:
-                return f"read_parquet({files}, binary_as_string = true)"
+                return f"read_parquet({files}, binary_as_string = true, {_NO_PARTITIONS})"
             case Form.JSON | Form.JSONL:
                 layout = "auto" if self.form is Form.JSON else "newline_delimited"
-                return f"read_json({files}, format = '{layout}', columns = {{{columns}}})"
+                return f"read_json({files}, format = '{layout}', columns = {{{columns}}}, {_NO_PARTITIONS})"
             case Form.CSV:
                 header, quote = not self.headerless, "" if self.headerless else '"'
                 return _read_csv(files, columns, self.delimiter or ",", header, quote)
@@ -75,8 +79,11 @@ def layouts_of(
     """The layouts of the files, those of one layout together, in a fixed order.
 
     `wanted` are the names of the needed columns, user and item first: they tell the delimiter, and whether a file
-    without a known ending has a header. With `events` false such a file is a CSV and nothing else.
+    without a known ending has a header. With `events` false (an items file) such a file is a CSV and nothing else,
+    every record is asked for its keys, and files are kept apart, since the last row of an item counts.
     """
+    if not events:
+        return [_layout_of(connection, file, wanted, events) for file in files]
     grouped: dict[tuple[Any, ...], Layout] = {}
     for file in files:
         layout = _layout_of(connection, file, wanted, events)
@@ -90,7 +97,7 @@ def _layout_of(connection: duckdb.DuckDBPyConnection, file: SourceFile, wanted: 
     if file.form is Form.PARQUET:
         return Layout(file.form, _described(connection, Layout(file.form, {}, (file,))), (file,))
     if file.form in (Form.JSON, Form.JSONL):
-        return Layout(file.form, dict.fromkeys(_json_columns(connection, file, wanted), "JSON"), (file,))
+        return Layout(file.form, dict.fromkeys(_json_columns(connection, file, wanted, events), "JSON"), (file,))
     line = file.first_line()
     names, delimiter = _header(file, line, wanted)
     if file.form is Form.CSV or not events or all(name in names for name in wanted[:2]):
@@ -111,12 +118,15 @@ def _header(file: SourceFile, line: str, wanted: Sequence[str]) -> tuple[list[st
     def names_by(delimiter: str) -> list[str]:
         try:
             return [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
-        except csv.Error as error:
-            raise EventsUnreadable(f"{file.path}: the header is malformed ({error}); is its quoting closed?") from None
+        except csv.Error:  # a quote that closes before what is no delimiter here
+            return []
 
     best = max(_DELIMITERS, key=lambda each: (sum(n in wanted for n in names_by(each)), len(names_by(each))))
+    found = names_by(best)
+    if line and (not found or ('"' in "".join(found) and not any(name in wanted for name in found))):
+        raise EventsUnreadable(f"{file.path}: the header {line[:60]!r} is malformed; is its quoting closed?")
     unique: list[str] = []
-    for position, name in enumerate(names_by(best)):
+    for position, name in enumerate(found):
         name = name or f"column {position + 1}"
         while name.lower() in (before.lower() for before in unique):
             name += " again"
@@ -124,14 +134,18 @@ def _header(file: SourceFile, line: str, wanted: Sequence[str]) -> tuple[list[st
     return unique, best
 
 
-def _json_columns(connection: duckdb.DuckDBPyConnection, file: SourceFile, wanted: Sequence[str]) -> list[str]:
-    """The keys of the records: of a sample, and of all of them where the sample lacks what is wanted."""
+def _json_columns(
+    connection: duckdb.DuckDBPyConnection, file: SourceFile, wanted: Sequence[str], sampled: bool
+) -> list[str]:
+    """The keys of the records: of a sample if `sampled`, and of all of them where that lacks what is wanted."""
     layout = "auto" if file.form is Form.JSON else "newline_delimited"
     path = quoted(glob_escaped(str(file.path)))
     keys: list[str] = []
     with reading([file]):
-        for sample in (20_480, -1):
-            relation = f"read_json({path}, format = '{layout}', sample_size = {sample}, maximum_depth = 1)"
+        for sample in (20_480, -1) if sampled else (-1,):
+            # Without the threshold, records of many or sparse keys become one column of type MAP.
+            looking = f"sample_size = {sample}, maximum_depth = 1, map_inference_threshold = -1, {_NO_PARTITIONS}"
+            relation = f"read_json({path}, format = '{layout}', {looking})"
             keys = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
             if all(name in keys for name in wanted):
                 break
@@ -160,7 +174,7 @@ def reading(files: Sequence[SourceFile] = ()) -> Iterator[None]:
             f"the events do not fit in the memory allowed for reading ({_shortened(str(error))}); allow more memory, "
             "use fewer threads, or set TMPDIR to a directory with more free space"
         ) from None
-    except (duckdb.Error, UnicodeDecodeError) as error:
+    except (duckdb.Error, UnicodeError) as error:
         message = str(error)
         named = [file for file in files if str(file.path) in message] or files
         if not named:
@@ -181,7 +195,7 @@ def _read_csv(files: str, columns: str, delimiter: str, header: bool, quote: str
     return (
         f"read_csv({files}, columns = {{{columns}}}, auto_detect = false, header = {str(header).lower()}, "
         f"delim = {quoted(delimiter)}, quote = {quoted(quote)}, escape = {quoted(quote)}, comment = '', nullstr = '', "
-        f"strict_mode = true, max_line_size = {_MAX_LINE_BYTES})"
+        f"strict_mode = true, max_line_size = {_MAX_LINE_BYTES}, {_NO_PARTITIONS})"
     )
 
 

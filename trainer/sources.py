@@ -102,10 +102,11 @@ def find_files(sources: Sequence[str], on_file: Callable[[SourceFile], None] | N
     """
     if not sources:
         raise EventsUnreadable("no events were named; expected files, globs or directories")
-    paths: dict[Path, None] = {}
+    paths: dict[Path, Path] = {}
     for source in sources:
-        paths.update(dict.fromkeys(_expand(str(source))))
-    files = [SourceFile.at(path) for path in paths]
+        for path in _expand(str(source)):
+            paths.setdefault(path.resolve(), path)
+    files = [SourceFile.at(path) for path in paths.values()]
     for file in files:
         if on_file:
             on_file(file)
