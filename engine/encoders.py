@@ -31,8 +31,7 @@ class RidgeEncoder:
         Raises ReleaseCorrupt for rows that are no items and for a result that is not finite: histories are mapped from
         files that may be damaged, and the kernel does not look.
         """
-        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < len(self.item_vectors)):
-            raise ReleaseCorrupt(f"a history names item rows outside the {len(self.item_vectors):,} of the release")
+        require_rows(rows, len(self.item_vectors))
         out = np.empty((1, self.item_vectors.shape[1]), dtype=np.float32)
         indptr = np.array((0, len(rows)), dtype=np.int64)
         n_items = len(self.item_vectors)
@@ -44,3 +43,9 @@ class RidgeEncoder:
             raise ReleaseCorrupt("the fold-in of these items is not finite: vectors or weights are damaged")
         query: NDArray[np.float32] = out[0]
         return query
+
+
+def require_rows(rows: NDArray[np.int32], n_items: int) -> None:
+    """Raises ReleaseCorrupt for rows that are no items, as a damaged file may name; kernels would read elsewhere."""
+    if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < n_items):
+        raise ReleaseCorrupt(f"a history or cart names item rows outside the {n_items:,} of the release")

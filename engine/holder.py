@@ -192,19 +192,14 @@ class SnapshotHolder:
             return ""
 
     def _current(self) -> str:
-        try:
+        with self._remembering("CURRENT cannot be read"):
             release_id = self._releases.current()
-        except (OSError, ValueError) as error:  # a file system away for a moment, or bytes that are no text
-            self._describe(load_state=LoadState.FAILED, last_error=f"CURRENT cannot be read: {error}")
-            raise ReleaseError(f"CURRENT cannot be read: {error}") from error
-        if release_id is None:
-            message = (
-                "CURRENT names no release: train one with `nearcart train EVENTS --releases DIR`, or promote one with "
-                "`nearcart releases promote ID --releases DIR`"
-            )
-            self._describe(load_state=LoadState.FAILED, last_error=message)
-            raise ReleaseNotFound(message)
-        return release_id
+            if release_id is None:
+                raise ReleaseNotFound(
+                    "CURRENT names no release: train one with `nearcart train EVENTS --releases DIR`, or promote one "
+                    "with `nearcart releases promote ID --releases DIR`"
+                )
+            return release_id
 
     def _load(self, release_id: str) -> ServedSnapshot:
         """Open a release. Raises ReleaseError."""

@@ -87,6 +87,7 @@ class Index:
         self._is_exact = plan.factory == EXACT
         hidden = available is not None and not available.all()
         self._available = available if hidden else None
+        self._inner: Any = faiss.downcast_index(self._faiss)
         bitmap = np.packbits(self._available, bitorder="little") if self._available is not None else None
         self._selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
         try:
@@ -140,8 +141,7 @@ class Index:
 
     def _propose(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k candidates of each query that FAISS finds among the available rows."""
-        inner = faiss.downcast_index(self._faiss)
-        parameters = None
+        inner, parameters = self._inner, None
         if isinstance(inner, faiss.IndexHNSW):
             # A search that keeps fewer than k candidates proposes fewer: exclusions would then cost recall unseen.
             parameters = faiss.SearchParametersHNSW(sel=self._selector, efSearch=max(inner.hnsw.efSearch, k))

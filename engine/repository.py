@@ -76,13 +76,11 @@ class Repository:
     def current(self) -> str | None:
         """The id that CURRENT names, None where nothing has been promoted. Raises ReleaseError if it cannot be read."""
         path = self.root / CURRENT
-        try:
-            with reading(path):
+        with reading(path):
+            try:
                 return path.read_text(encoding="utf-8", errors="replace").strip() or None
-        except ReleaseError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError):
                 return None
-            raise
 
     def current_path(self) -> Path:
         """The directory of the live release. Raises ReleaseNotFound."""

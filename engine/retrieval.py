@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.encoders import require_rows
 from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser, Violation
 from engine.ids import IdTable, StringTable, slots_for
 from engine.index import Found, Index
@@ -170,8 +171,7 @@ class Snapshot:
             return _NO_ROWS, _NO_VALUES
         start, stop = self._history_starts[user], self._history_starts[user + 1]
         rows = self._history_rows[start:stop]
-        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < len(self._items)):
-            raise ReleaseCorrupt(f"release {self.release_id}: a history names item rows outside the catalogue")
+        require_rows(rows, len(self._items))
         return rows, self._history_values[start:stop]
 
     def _excluded(self, queries: Sequence[UserQuery | CartQuery]) -> list[Rows]:

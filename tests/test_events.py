@@ -245,3 +245,10 @@ def test_weights_for_kinds_that_no_event_has_are_refused(tmp_path: Path) -> None
     path = written(tmp_path / "f.csv", "user_id,item_id,event_type\nu,a,view\n")
     with pytest.raises(UsageError, match="no column holds them"):
         read_interactions([str(path)], cleaning=Cleaning(event_weights={"view": 0.5}))
+
+
+def test_a_weighted_kind_is_found_among_however_many_kinds(tmp_path: Path) -> None:
+    rows = "".join(f"u,i{n},kind {n:04}\n" for n in range(1500)) + "u,last,view\n"
+    path = written(tmp_path / "e.csv", "user_id,item_id,event\n" + rows)
+    found = read_interactions([str(path)], cleaning=Cleaning(event_weights={"view": 0.5}))
+    assert found.n_items == 1501

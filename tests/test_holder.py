@@ -113,6 +113,23 @@ def test_a_current_that_cannot_be_read_is_an_error_of_the_release(failure: Excep
     assert holder.current() == ""
 
 
+def test_a_current_that_the_repository_cannot_read_is_the_last_error() -> None:
+    releases = two_releases()
+    holder = holder_of(releases)
+    holder.start()
+
+    def unreadable() -> str | None:
+        raise ReleaseError("cannot read CURRENT: Permission denied")
+
+    releases.current = unreadable  # type: ignore[method-assign]
+    with pytest.raises(ReleaseError, match="Permission denied"):
+        holder.reload()
+    assert holder.status.last_error == "cannot read CURRENT: Permission denied"
+    assert holder.status.load_state is LoadState.FAILED
+    assert holder().release_id == "release 1"
+    holder.stop()
+
+
 def test_promoting_loads_before_current_moves() -> None:
     releases = two_releases()
     holder = holder_of(releases)

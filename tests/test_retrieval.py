@@ -450,7 +450,7 @@ def test_a_history_that_names_rows_outside_the_catalogue_is_refused(repository):
     np.save(path, damaged)
     snapshot = Snapshot.open(repository.current_path())
     for repeat in Repeat:
-        with pytest.raises(ReleaseCorrupt, match="outside the catalogue"):
+        with pytest.raises(ReleaseCorrupt, match="outside the 60 of the release"):
             snapshot.recommend_for_users([UserQuery("u1", repeat=repeat)])
 
 

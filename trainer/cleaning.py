@@ -174,9 +174,7 @@ def _check_kinds(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> N
     """Raises UsageError where weights are given and no event is of a kind that they name: the column is another."""
     if not cleaning.event_weights:
         return
-    kinds = connection.execute(
-        "SELECT DISTINCT event FROM raw WHERE event IS NOT NULL ORDER BY 1 LIMIT 1000"
-    ).fetchall()
+    kinds = connection.execute("SELECT DISTINCT event FROM raw WHERE event IS NOT NULL ORDER BY 1").fetchall()
     found = [kind for (kind,) in kinds]
     if not set(found) & set(cleaning.event_weights):
         raise UsageError(

@@ -80,12 +80,11 @@ def publish_release(
 
 def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
     """Real carts to measure the index with: baskets of up to 60 items, or parts of histories where there are none."""
-    baskets, by_user = interactions.baskets, interactions.by_user
-    real = baskets is not None and len(baskets) > 0
-    n = len(baskets) if baskets is not None and real else by_user.n_rows
+    baskets, by_user = interactions.baskets or None, interactions.by_user  # no baskets are as good as none known
+    n = by_user.n_rows if baskets is None else len(baskets)
     carts = []
     for row in np.sort(generator.choice(n, min(MAX_QUERIES, n), replace=False)).tolist():
-        if baskets is not None and real:
+        if baskets is not None:
             cart, limit = baskets.indices[baskets.indptr[row] : baskets.indptr[row + 1]], _MAX_SAMPLED_CART
         else:
             items, values = by_user.row(row)
