@@ -15,7 +15,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info, f"Python 3.11 or newer is needed, found {sys.version.split()[0]}"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[train,tune]'
 	touch $(READY)
 
 lint: setup  ## style of the Python and of the wire
@@ -31,7 +31,7 @@ test: setup lint types  ## lint, types and the whole suite
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m 'not slow' $(KERNEL_TESTS)
 
 # The kernels once more as plain Python, where an index out of bounds is an error instead of a wrong number.
-KERNEL_TESTS := tests/test_ids.py tests/test_row_solver.py tests/test_scoring.py
+KERNEL_TESTS := $(addprefix tests/test_,eigenbasis.py giant_rows.py ids.py row_solver.py scoring.py)
 
 test-slow: setup  ## the checks that take long
 	$(BIN)/python -m pytest -m slow
@@ -40,7 +40,8 @@ proto: setup  ## regenerate the Python of the wire
 	$(BIN)/python proto/generate.py
 
 bench: setup  ## every benchmark, small
-	for each in ingest open_release defaults; do $(BIN)/python -m benchmarks.$$each --quick || exit 1; done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	for each in ingest open_release defaults training warm_start; do $(BIN)/python -m benchmarks.$$each --quick || exit 1; done
 
 demo: setup  ## train on the bundled shop, serve, ask
 	$(BIN)/nearcart demo

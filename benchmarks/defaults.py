@@ -27,7 +27,7 @@ import duckdb
 import numpy as np
 
 from benchmarks.raw_rows import write_rows
-from trainer.als import Embeddings, train_als
+from trainer.als import Embeddings, train
 from trainer.cleaning import Cleaning
 from trainer.evaluate import HeldOut, Scorer, hold_out, rank_catalogue
 from trainer.events import EventColumns
@@ -200,7 +200,7 @@ def measure(shop: Shop, setting: dict) -> dict:
     interactions = shop.train[setting["weighting"]]
     options = AlsOptions(**{key: value for key, value in setting.items() if key != "weighting"})
     started = time.perf_counter()
-    embeddings = train_als(interactions, options)
+    embeddings = train(interactions, options)
     seconds = time.perf_counter() - started
     scorer = Scorer(embeddings.user_vectors, embeddings.item_vectors)
     metrics = rank_catalogue(scorer, interactions.by_user, shop.held_out, parse_metrics("recall@20,ndcg@20"))

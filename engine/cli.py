@@ -19,7 +19,7 @@ from engine.configuration import as_mapping, parse
 from engine.errors import NearcartError, UsageError
 
 GROUP = "nearcart.commands"
-_ORDER = ("demo", "train", "evaluate", "index", "releases", "serve", "query")
+_ORDER = ("demo", "train", "evaluate", "tune", "index", "export", "warmup", "releases", "serve", "query")
 _ASKING = ("query", "releases")
 """Commands that change nothing, whose configuration nobody looks for in a log."""
 _TRAIN_PACKAGES = {"duckdb", "pyarrow", "rich", "scipy", "threadpoolctl"}

@@ -239,3 +239,19 @@ class Index:
                 f"median {measured['median_microseconds']:.0f} us, {measured['queries']} queries"
             )
         print(published)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """Compile the kernels for this processor, so that nothing later waits for it.
+
+    They are kept in numba's cache: beside the installed package, or below NUMBA_CACHE_DIR. An image can carry it.
+    """
+
+    def run(self) -> None:
+        """Print, for each module, seconds and the number of kernels that had to be compiled."""
+        from engine.kernels import load_kernels
+
+        for loaded in load_kernels():
+            compiled = f"{loaded.compiled} compiled" if loaded.compiled else "all from the cache"
+            print(f"{loaded.module:<20} {loaded.seconds:6.2f} s  {compiled}")

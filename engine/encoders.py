@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ReleaseCorrupt
-from engine.row_solver import solve_rows
+from engine.row_solver import EXACT, solve_rows
+
+_NO_SCALES = np.empty(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class RidgeEncoder:
         indptr = np.array((0, len(rows)), dtype=np.int64)
         n_items = len(self.item_vectors)
         failed = solve_rows(
-            indptr, rows, values, self.item_vectors, self.spectrum,
-            self.unobserved_weight, self.regularization, self.regularization_exponent, n_items, 0, 1, out, np.zeros(2),
+            indptr, rows, values, self.item_vectors, _NO_SCALES, self.spectrum,
+            self.unobserved_weight, self.regularization, self.regularization_exponent,
+            n_items, EXACT, 0, 1, out, np.zeros(3),
         )  # fmt: skip
         if failed >= 0:
             raise ReleaseCorrupt("the fold-in of these items is not finite: vectors or weights are damaged")

@@ -18,6 +18,10 @@ from engine.errors import ReleaseCorrupt, ReleaseIncompatible
 from engine.index import IndexPlan
 from engine.release import Release
 
+USER_VECTORS = "parts/0/user_vectors"
+ITEM_VECTORS = "parts/0/item_vectors"
+EXPORT_ROTATION = "parts/0/export_rotation"
+
 
 @dataclass(frozen=True)
 class DensePart:
@@ -59,12 +63,25 @@ class DensePart:
 
     def user_vectors(self, release: Release) -> NDArray[np.float32]:
         """The users' vectors, memory-mapped."""
-        return release.array("parts/0/user_vectors", np.float32, (self.n_users, self.factors))
+        return release.array(USER_VECTORS, np.float32, (self.n_users, self.factors))
+
+    def item_vectors(self, release: Release) -> NDArray[np.float32]:
+        """The items' vectors, memory-mapped."""
+        return release.array(ITEM_VECTORS, np.float32, (self.n_items, self.factors))
+
+    def export_rotation(self, release: Release) -> NDArray[np.float32] | None:
+        """What vectors are multiplied by before they leave the program, float32 (d, d); None where they leave as is.
+
+        Orthogonal, so that scores stay. Serving never reads it.
+        """
+        if not release.has(EXPORT_ROTATION):
+            return None
+        return release.array(EXPORT_ROTATION, np.float32, (self.factors, self.factors))
 
     def encoder(self, release: Release) -> RidgeEncoder:
         """The encoder over the items' vectors, memory-mapped."""
         return RidgeEncoder(
-            release.array("parts/0/item_vectors", np.float32, (self.n_items, self.factors)),
+            self.item_vectors(release),
             release.array("parts/0/spectrum", np.float32, (self.factors,)),
             self.unobserved_weight,
             self.regularization,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -100,11 +101,60 @@ def metrics(ranking, relevant, k):
     gain = sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit)
     ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
     first = next((place for place, hit in enumerate(hits, start=1) if hit), None)
+    precisions = [len(relevant.intersection(top[:place])) / place for place, hit in enumerate(hits, start=1) if hit]
     return {
         "recall": sum(hits) / len(relevant),
         "recall/min": sum(hits) / min(k, len(relevant)),
         "precision": sum(hits) / k,
         "ndcg": gain / ideal,
+        "map": sum(precisions) / min(k, len(relevant)),
         "mrr": 0.0 if first is None else 1 / first,
         "hr": float(any(hits)),
     }
+
+
+def item_metrics(ranking, relevant, k, users_by_item, prices, vectors):
+    """Every metric of one user's list that looks at its items; None where it says nothing about the user.
+
+    users_by_item: the set of users of each item, of all `range(n_users)` that occur in any; prices None where unknown.
+    """
+    top = ranking[:k]
+    n_users = len(set().union(*users_by_item))
+    information = [-math.log2(len(users_by_item[item]) / n_users) for item in top]
+    distances = [1 - cosine(vectors[a], vectors[b]) for place, a in enumerate(top) for b in top[:place]]
+    total = sum(prices[item] for item in relevant if prices[item] is not None)
+    found = sum(prices[item] for item in top if item in relevant and prices[item] is not None)
+    return {
+        "novelty": sum(information) / len(top) if top else None,
+        "diversity": sum(distances) / len(distances) if distances else None,
+        "revenue": found / total if total else None,
+    }
+
+
+def cosine(a, b):
+    """0 where a vector is zero."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    lengths = math.sqrt(a @ a) * math.sqrt(b @ b)
+    return float(a @ b) / lengths if lengths else 0.0
+
+
+def coverage(rankings, k, n_items):
+    """The share of the items that stand in the top k of anybody."""
+    return len({item for ranking in rankings for item in ranking[:k]}) / n_items
+
+
+def all_resamples(values):
+    """The mean of every possible resample, by enumeration: the distribution that a bootstrap draws from."""
+    values = [float(value) for value in values]
+    return [sum(chosen) / len(values) for chosen in itertools.product(values, repeat=len(values))]
+
+
+def all_sign_flips_p(differences):
+    """The exact two-sided p-value of the paired randomization test: every assignment of signs visited."""
+    differences = [float(difference) for difference in differences]
+    observed = abs(sum(differences))
+    sums = [
+        abs(sum(sign * difference for sign, difference in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    return sum(each >= observed - 1e-9 for each in sums) / len(sums)

@@ -1,4 +1,4 @@
-"""The slow twin of trainer.cleaning and trainer.assembly: rows as dicts, rules as ifs, written from the documentation.
+"""The slow twin of trainer.cleaning, netting, weighting and assembly: rows as dicts and rules as ifs, from their words.
 
 A row has the keys of EventColumns' defaults; values are None where missing. No numbers as text here: what text means is
 tests/test_events.py's business.
@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -48,22 +48,28 @@ def interactions_of(rows: Sequence[Row], cleaning: Cleaning) -> Expected:
             dropped[reason.value] += 1
         else:
             by_pair[row["user_id"], row["item_id"]].append(row)
-    entries: dict[tuple[str, str], Entry] = {}
+    newest = newest_time(by_pair)
+    weights_of: dict[tuple[str, str], list[Fraction]] = {}
     behind: dict[tuple[str, str], list[Row]] = {}
+    nets: dict[tuple[str, str], Fraction] = {}
     for pair, events in by_pair.items():
         purchases = [row for row in events if quantity(row) > 0]
         dropped[Reason.RETURN.value] += len(events) - len(purchases)
         net = sum(quantity(row) for row in events)
-        weights = [weight(row, cleaning) for row in purchases]
+        weights = [decayed_weight(row, newest, cleaning) for row in purchases]
         if net <= 0:
             dropped[Reason.RETURNED.value] += len(purchases)
         elif sum(weights) == 0:
             dropped[Reason.CANCELLED_OUT.value] += len(purchases)
         else:
-            times = [row["timestamp"] for row in purchases if row["timestamp"] is not None]
-            value = entry_value(weights, cleaning.weighting)
-            entries[pair] = Entry(value, len(purchases), float(net), max(times, default=math.nan))
-            behind[pair] = purchases
+            weights_of[pair], behind[pair], nets[pair] = weights, purchases, net
+    for pair, reason in unsupported(behind, cleaning).items():
+        dropped[reason.value] += len(behind.pop(pair))
+    values = entry_values({pair: weights_of[pair] for pair in behind}, cleaning)
+    entries: dict[tuple[str, str], Entry] = {}
+    for pair, purchases in behind.items():
+        times = [row["timestamp"] for row in purchases if row["timestamp"] is not None]
+        entries[pair] = Entry(values[pair], len(purchases), float(nets[pair]), max(times, default=math.nan))
     users_of = Counter(item for _, item in entries)
     items = sorted(users_of, key=lambda item: (-users_of[item], item.encode()))
     kept = sum(entry.count for entry in entries.values())
@@ -110,7 +116,59 @@ def weight(row: Row, cleaning: Cleaning) -> Fraction:
     return Fraction(str(cleaning.event_weights.get(row["event"], 1)))
 
 
-def entry_value(weights: Sequence[Fraction], weighting: str) -> float:
+def newest_time(by_pair: Mapping[Any, Sequence[Row]]) -> float | None:
+    """Of all rows that are events, returns aside."""
+    purchases = [row for rows in by_pair.values() for row in rows if quantity(row) > 0]
+    return max((row["timestamp"] for row in purchases if row["timestamp"] is not None), default=None)
+
+
+def decayed_weight(row: Row, newest: float | None, cleaning: Cleaning) -> Fraction:
+    whole = weight(row, cleaning)
+    if cleaning.half_life_days is None or row["timestamp"] is None or newest is None:
+        return whole
+    left = 0.5 ** ((newest - row["timestamp"]) / (cleaning.half_life_days * 86_400))
+    millionths = max(1, math.floor(float(abs(whole) * 1_000_000) * left + 0.5))
+    return Fraction(millionths if whole > 0 else -millionths, 1_000_000)
+
+
+def unsupported(pairs: Iterable[tuple[str, str]], cleaning: Cleaning) -> dict[tuple[str, str], Reason]:
+    """The pairs that go because their user, or then their item, has too few others, round by round."""
+    left, gone = set(pairs), {}
+    rules = ((0, cleaning.min_user_items, Reason.FEW_ITEMS), (1, cleaning.min_item_users, Reason.FEW_USERS))
+    changed = True
+    while changed:
+        changed = False
+        for side, least, reason in rules:
+            sizes = Counter(pair[side] for pair in left)
+            few = {pair for pair in left if sizes[pair[side]] < least}
+            gone |= dict.fromkeys(few, reason)
+            left -= few
+            changed |= bool(few)
+    return gone
+
+
+def entry_values(weights: Mapping[tuple[str, str], Sequence[Fraction]], cleaning: Cleaning) -> dict[Any, float]:
+    """The values of all entries; those of tfidf and bm25 are scaled to a mean size of 1."""
+    if cleaning.weighting not in ("tfidf", "bm25"):
+        return {pair: own_value(each, cleaning.weighting) for pair, each in weights.items()}
+    users, items = {user for user, _ in weights}, [item for _, item in weights]
+    values = {}
+    for (user, item), each in weights.items():
+        n_having = items.count(item)
+        if cleaning.weighting == "tfidf":
+            values[user, item] = own_value(each, "log") * (1 + math.log((1 + len(users)) / (1 + n_having)))
+            continue
+        length = sum(abs(sum(other)) for (owner, _), other in weights.items() if owner == user)
+        mean_length = sum(abs(sum(other)) for other in weights.values()) / len(users)
+        k1, b, size = cleaning.saturation, cleaning.length_normalization, float(abs(sum(each)))
+        frequency = size * (k1 + 1) / (size + k1 * (1 - b + b * float(length / mean_length)))
+        idf = math.log(1 + (len(users) - n_having + 0.5) / (n_having + 0.5))
+        values[user, item] = math.copysign(idf * frequency, sum(each))
+    mean = sum(map(abs, values.values())) / len(values) if values else 1.0
+    return {pair: value / mean for pair, value in values.items()}
+
+
+def own_value(weights: Sequence[Fraction], weighting: str) -> float:
     total = sum(weights)
     if weighting == "binary":
         return float(max(weights) if total > 0 else min(weights))

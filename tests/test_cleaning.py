@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_rows import NOW, common_rows, read_rows, rows_of_events, rules
-from reference_events import Expected, interactions_of
+from reference_events import Expected, interactions_of, newest_time, reason_to_drop
 
 from engine.errors import UsageError
 from trainer.cleaning import UNCLEAR, Cleaning, Reason, Report
 from trainer.errors import NothingLeft
 from trainer.interactions import Interactions
+from trainer.options import EventOptions
 
 
 def assert_as_expected(found: Interactions, expected: Expected) -> None:
@@ -43,8 +45,18 @@ def assert_as_expected(found: Interactions, expected: Expected) -> None:
         assert found.prices.tolist() == pytest.approx([expected.prices[item] for item in items], rel=1e-6, nan_ok=True)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.one_of(rows_of_events, common_rows), cleaning=rules)
+all_rules = st.builds(
+    replace,
+    rules,
+    weighting=st.sampled_from(["binary", "count", "log", "tfidf", "bm25"]),
+    half_life_days=st.sampled_from([None, None, 0.01, 100.0, 5e7 / 86_400]),
+    min_user_items=st.sampled_from([1, 1, 2, 3]),
+    min_item_users=st.sampled_from([1, 1, 2]),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.one_of(rows_of_events, common_rows), cleaning=st.one_of(rules, all_rules))
 def test_cleaning_agrees_with_its_slow_twin_and_the_report_adds_up(
     tmp_path: Path, rows: list[dict[str, Any]], cleaning: Cleaning
 ) -> None:
@@ -61,6 +73,11 @@ def test_cleaning_agrees_with_its_slow_twin_and_the_report_adds_up(
             read_rows(tmp_path / "e.parquet", rows, cleaning)
         for reason, n_rows in expected.dropped.items():
             assert re.search(rf"{re.escape(reason)} +-{n_rows}\b", str(caught.value))
+        return
+    events = {None: [row for row in rows if not reason_to_drop(row, cleaning)]}
+    if cleaning.half_life_days is not None and newest_time(events) is None:
+        with pytest.raises(UsageError, match="a half-life needs times"):
+            read_rows(tmp_path / "e.parquet", rows, cleaning)
         return
     found = read_rows(tmp_path / "e.parquet", rows, cleaning)
     assert found.report.rows_read == len(rows)
@@ -115,6 +132,41 @@ def test_weights_follow_the_kind_of_event_and_the_weighting(tmp_path: Path) -> N
     assert values("log") == pytest.approx([0.2, -0.8, 1 + math.log(1.4)])
 
 
+def test_half_of_a_weight_is_left_after_the_half_life_and_a_millionth_for_ever(tmp_path: Path) -> None:
+    ages = {"now": 0, "week": 7, "old": 14, "ancient": 7000}
+    rows = [
+        {"user_id": "ann", "item_id": item, "timestamp": 1.6e9 - days * 86_400, "event": "view"}
+        for item, days in ages.items()
+    ]
+    rows += [{"user_id": "ann", "item_id": "timeless", "event": "view"}]
+    rows += [{"user_id": "ann", "item_id": "now", "timestamp": 1.65e9, "quantity": -0.5}]  # a return ages nothing
+    for weight in (0.8, -0.8):
+        for weighting in ("count", "log", "binary"):
+            cleaning = Cleaning(event_weights={"view": weight}, half_life_days=7, weighting=weighting, now=NOW)
+            found = read_rows(tmp_path / "e.parquet", rows, cleaning)
+            values = dict(zip(found.item_ids.take(found.by_user.indices), found.by_user.values, strict=True))
+            sign = math.copysign(1, weight)
+            wanted = {"now": 0.8, "week": 0.4, "old": 0.2, "ancient": 1e-6, "timeless": 0.8}
+            assert values == pytest.approx({item: sign * value for item, value in wanted.items()})
+
+
+def test_users_and_items_with_too_few_are_dropped_until_none_is_left(tmp_path: Path) -> None:
+    likes = {"ann": "tea cup pot", "bob": "tea cup pot", "cat": "tea cup urn", "dan": "urn tea", "eve": "hat"}
+    rows = [{"user_id": user, "item_id": item} for user, items in likes.items() for item in items.split()]
+    found = read_rows(tmp_path / "e.parquet", rows, Cleaning(min_user_items=3, min_item_users=2, now=NOW))
+    # eve and dan have too few; then the urn has cat alone, then cat too few; the hat went with eve
+    assert found.user_ids.take(np.arange(2)) == ["ann", "bob"]
+    assert (found.n_users, found.n_items, found.n_entries) == (2, 3, 6)
+    assert dict(found.report.dropped) == {Reason.FEW_ITEMS.value: 3 + 2, Reason.FEW_USERS.value: 1}
+    assert found.report.rows_kept == 6
+
+
+def test_a_core_that_is_empty_says_so(tmp_path: Path) -> None:
+    rows = [{"user_id": "ann", "item_id": item} for item in ("tea", "cup")]
+    with pytest.raises(NothingLeft, match=r"user with too few items +-2"):
+        read_rows(tmp_path / "e.parquet", rows, Cleaning(min_user_items=3, now=NOW))
+
+
 def test_an_item_called_a_or_m_is_a_product_unless_the_pattern_says_otherwise(tmp_path: Path) -> None:
     rows = [{"user_id": "ann", "item_id": item} for item in ("a", "M", "post", "Dotcom Postage", "POSTER")]
     found = read_rows(tmp_path / "e.parquet", rows)
@@ -123,9 +175,20 @@ def test_an_item_called_a_or_m_is_a_product_unless_the_pattern_says_otherwise(tm
 
 
 def test_rules_that_make_no_sense_are_wrong_usage(tmp_path: Path) -> None:
-    for wrong in ({"weighting": "cubic"}, {"max_quantity": 0}, {"event_weights": {"view": math.nan}}):
+    wrong_rules: list[dict[str, Any]] = [
+        {"weighting": "cubic"},
+        {"max_quantity": 0},
+        {"event_weights": {"view": math.nan}},
+        {"half_life_days": 0.0},
+        {"half_life_days": math.nan},
+        {"saturation": 0.0},
+        {"length_normalization": 1.5},
+        {"min_user_items": 0},
+        {"min_item_users": 0},
+    ]
+    for wrong in wrong_rules:
         with pytest.raises(UsageError):
-            Cleaning(**wrong)  # type: ignore[arg-type]
+            Cleaning(**wrong)
     with pytest.raises(UsageError, match="regular expression"):
         Cleaning(non_product_pattern="(")
     with pytest.raises(UsageError, match="refused"):  # Python reads it, RE2 does not
@@ -141,3 +204,10 @@ def test_the_table_of_the_report_is_aligned() -> None:
         "events kept         1,234,000",
     ]
     assert report.as_dict()["dropped"] == {"no user id": 500, "quantity is zero": 67}
+
+
+def test_the_options_without_a_flag_are_the_rules_and_every_flag_reaches_them() -> None:
+    assert EventOptions().cleaning() == Cleaning()
+    given: dict[str, Any] = {"weighting": "bm25", "saturation": 2.0, "length_normalization": 0.5}
+    given |= {"half_life_days": 30.0, "min_user_items": 2, "min_item_users": 3}
+    assert EventOptions(**given).cleaning() == Cleaning(**given)

@@ -25,7 +25,7 @@ def arrays_of(found: Interactions) -> list[np.ndarray[Any, Any]]:
     arrays = [found.by_user.indptr, found.by_user.indices, found.by_user.values, found.counts, found.quantities]
     arrays += [found.by_item.indptr, found.by_item.indices, found.by_item.values, found.last_times]
     arrays += [found.user_ids.strings.data, found.user_ids.strings.offsets, found.item_ids.strings.data]
-    arrays += [] if found.baskets is None else [found.baskets.indptr, found.baskets.indices]
+    arrays += [] if found.baskets is None else [found.baskets.indptr, found.baskets.indices, found.baskets.user_rows]
     return arrays if found.prices is None else [*arrays, found.prices]
 
 
@@ -64,7 +64,8 @@ def test_many_rows_shuffled_on_one_and_more_threads_give_the_same_bits(tmp_path:
     for threads in (1, 2, 3):
         path = tmp_path / f"{threads}.parquet"
         pq.write_table(table.take(generator.permutation(n)), path, row_group_size=50_000)
-        results.append(read_interactions([str(path)], cleaning=Cleaning(now=NOW, weighting="log"), threads=threads))
+        cleaning = Cleaning(now=NOW, weighting="bm25", half_life_days=90, min_user_items=3, min_item_users=2)
+        results.append(read_interactions([str(path)], cleaning=cleaning, threads=threads))
     assert_same_bits(results[0], results[1])
     assert_same_bits(results[0], results[2])
     by_user = results[0].by_user
@@ -115,6 +116,7 @@ def test_a_basket_id_that_two_users_share_is_two_baskets_in_the_order_of_basket_
     assert found.baskets is not None
     held = np.split(found.baskets.indices, found.baskets.indptr[1:-1])
     assert [set(found.item_ids.take(each)) for each in held] == [{"tea", "pot"}, {"tea", "cup"}, {"cup", "pot"}]
+    assert found.user_ids.take(found.baskets.user_rows) == ["bob", "ann", "bob"]
 
 
 def test_columns_that_no_event_fills_are_none_and_unknown_times_are_nan(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.row_solver import add_gram, solve_rows
+from engine.row_solver import EXACT, solve_rows
 
 
 def eigenbasis(vectors):
@@ -26,13 +26,17 @@ def rows_of(lengths, n_others, generator, *, negative=0.0, weighted=True):
     return indptr, indices, values.astype(np.float32)
 
 
-def solve(rows, vectors, spectrum, a0=0.1, regularization=0.01, nu=1.0):
+NO_SCALES = np.empty(0, dtype=np.float32)
+
+
+def solve(rows, vectors, spectrum, a0=0.1, regularization=0.01, nu=1.0, *, row_scales=NO_SCALES, tolerance=EXACT):
     indptr, indices, values = rows
     out = np.full((len(indptr) - 1, vectors.shape[1]), np.nan, dtype=np.float32)
-    sums = np.zeros(2)
+    sums = np.zeros(3)
     code = solve_rows(
-        indptr, indices, values, vectors, spectrum, a0, regularization, nu, len(vectors), 0, len(out), out, sums
-    )
+        indptr, indices, values, vectors, row_scales, spectrum, a0, regularization, nu,
+        len(vectors), tolerance, 0, len(out), out, sums,
+    )  # fmt: skip
     return code, out, sums
 
 
@@ -87,18 +91,65 @@ def test_the_reported_sums_are_the_observed_loss_and_the_penalty():
     assert sums[1] == pytest.approx((penalties * (out.astype(np.float64) ** 2).sum(axis=1)).sum(), rel=1e-5)
 
 
-def test_the_dual_and_the_primal_system_give_the_same_row():
-    # A row of d + 1 entries goes through the d x d system; with one entry of vanishing weight less, through the n x n.
+def loss_of(x, weights, targets, vectors, a0, penalty):
+    scores = vectors.astype(np.float64) @ x
+    return (weights * (targets - scores) ** 2).sum() + a0 * (scores**2).sum() + penalty * (x @ x)
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5, EXACT])
+def test_the_loss_of_every_row_is_within_the_tolerance_of_its_minimum(tolerance):
     generator = np.random.default_rng(4)
-    vectors, spectrum = eigenbasis(generator.normal(size=(50, 8)).astype(np.float32))
-    indices = np.sort(generator.choice(50, 9, replace=False)).astype(np.int32)
-    values = np.ones(9, dtype=np.float32)
-    values[-1] = 1e-12
-    long = (np.array([0, 9]), indices, values)
-    short = (np.array([0, 8]), indices[:8], values[:8])
-    _, primal, _ = solve(long, vectors, spectrum, nu=0.0)
-    _, dual, _ = solve(short, vectors, spectrum, nu=0.0)
-    np.testing.assert_allclose(primal, dual, rtol=1e-4, atol=1e-6)
+    vectors, spectrum = eigenbasis(generator.normal(size=(200, 12)).astype(np.float32))
+    lengths = [1, 2, 5, 12, 13, 40, 150]
+    rows = rows_of(lengths, len(vectors), generator, negative=0.1)
+    _, out, sums = solve(rows, vectors, spectrum, tolerance=tolerance)
+    best = expected_rows(rows, vectors, 0.1, 0.01, 1.0)
+    weights, targets = reference.dense(*rows, len(vectors))
+    for r, n in enumerate(lengths):
+        about = (weights[r], targets[r], vectors, 0.1, reference.row_penalty(n, 0.1, 0.01, 1.0, len(vectors)))
+        minimum, found = loss_of(best[r], *about), loss_of(out[r].astype(np.float64), *about)
+        assert minimum - 1e-9 <= found <= minimum * (1 + tolerance / (1 - tolerance)) + 1e-6 * minimum
+    exact = solve(rows, vectors, spectrum)[2][2]
+    assert sums[2] == exact if tolerance == EXACT else sums[2] < exact
+
+
+@pytest.mark.parametrize(("regularization", "weight"), [(1e-6, 1.0), (1e-6, 1e3), (1e-3, 1e4), (10.0, 1e-3)])
+def test_hard_rows_come_as_near_to_the_minimum_as_float32_can(regularization, weight):
+    generator = np.random.default_rng(11)
+    vectors, spectrum = eigenbasis(generator.normal(size=(120, 16)).astype(np.float32))
+    indptr, indices, values = rows_of([3, 16, 17, 60, 110], len(vectors), generator)
+    rows = (indptr, indices, values * np.float32(weight))
+    code, out, _ = solve(rows, vectors, spectrum, a0=1e-3, regularization=regularization)
+    best = expected_rows(rows, vectors, 1e-3, regularization, 1.0)
+    weights, targets = reference.dense(*rows, len(vectors))
+    assert code == -1
+    for r, n in enumerate(np.diff(indptr)):
+        penalty = reference.row_penalty(n, 1e-3, regularization, 1.0, len(vectors))
+        about = (weights[r], targets[r], vectors, 1e-3, penalty)
+        at_zero, minimum = loss_of(np.zeros(16), *about), loss_of(best[r], *about)
+        assert loss_of(out[r].astype(np.float64), *about) <= minimum + 1e-5 * at_zero
+
+
+def test_vectors_of_sixteen_bits_with_a_scale_a_row_are_what_they_stand_for():
+    generator = np.random.default_rng(12)
+    vectors, spectrum = eigenbasis(generator.normal(size=(80, 9)).astype(np.float32))
+    row_scales = (np.abs(vectors).max(axis=1) / 32767).astype(np.float32)
+    whole = np.rint(vectors / row_scales[:, np.newaxis]).astype(np.int16)
+    rows = rows_of([1, 4, 9, 30], len(vectors), generator, negative=0.2)
+    _, packed, _ = solve(rows, whole, spectrum, row_scales=row_scales)
+    _, plain, _ = solve(rows, whole * row_scales[:, np.newaxis], spectrum)
+    np.testing.assert_allclose(packed, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+def test_a_row_too_long_to_keep_is_gathered_anew_and_gives_the_same():
+    generator = np.random.default_rng(13)
+    factors = 512  # so that 256 rows of vectors are kept at most, and longer ones go in blocks of 32
+    vectors, spectrum = eigenbasis(generator.normal(size=(700, factors)).astype(np.float32))
+    rows = rows_of([255, 256, 257, 600], len(vectors), generator, negative=0.1)
+    code, out, _ = solve(rows, vectors, spectrum)
+    expected = expected_rows(rows, vectors, 0.1, 0.01, 1.0)
+    assert code == -1
+    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_range_of_rows_equals_the_same_rows_of_a_whole_run():
@@ -107,7 +158,7 @@ def test_a_range_of_rows_equals_the_same_rows_of_a_whole_run():
     rows = rows_of([4, 0, 30, 7, 2], 60, generator)
     _, whole, _ = solve(rows, vectors, spectrum)
     part = np.empty((2, 5), dtype=np.float32)
-    solve_rows(*rows, vectors, spectrum, 0.1, 0.01, 1.0, 60, 2, 4, part, np.zeros(2))
+    solve_rows(*rows, vectors, NO_SCALES, spectrum, 0.1, 0.01, 1.0, 60, EXACT, 2, 4, part, np.zeros(3))
     np.testing.assert_array_equal(part, whole[2:4])
 
 
@@ -139,23 +190,8 @@ def test_no_nearby_vector_has_a_smaller_loss(n, factors, a0, regularization, see
     weights, targets = reference.dense(*rows, 40)
     penalty = reference.row_penalty(n, a0, regularization, 1.0, 40)
 
-    def loss(x):
-        scores = vectors.astype(np.float64) @ x
-        return (weights[0] * (targets[0] - scores) ** 2).sum() + a0 * (scores**2).sum() + penalty * (x @ x)
-
+    about = (weights[0], targets[0], vectors, a0, penalty)
     x = out[0].astype(np.float64)
     for _ in range(5):
         step = generator.normal(size=factors)
-        assert loss(x) <= loss(x + 1e-2 * step / np.linalg.norm(step)) + 1e-9
-
-
-@pytest.mark.parametrize(("n", "factors"), [(0, 3), (1, 1), (7, 5), (300, 4), (257, 9)])
-def test_the_gram_matrix_is_the_sum_of_outer_products(n, factors):
-    vectors = np.random.default_rng(n).normal(size=(n, factors)).astype(np.float32)
-    out = np.ones((factors, factors))
-    add_gram(vectors, out)
-    expected = np.ones((factors, factors)) + sum(
-        (np.outer(v, v) for v in vectors.astype(np.float64)), start=np.zeros((factors, factors))
-    )
-    lower = np.tril_indices(factors)
-    np.testing.assert_allclose(out[lower], expected[lower], rtol=1e-5, atol=1e-4)
+        assert loss_of(x, *about) <= loss_of(x + 1e-2 * step / np.linalg.norm(step), *about) + 1e-9

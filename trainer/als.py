@@ -4,19 +4,19 @@
       + sum_u lambda (n_u + a0 |I|)^nu |x_u|^2  +  sum_i lambda (n_i + a0 |U|)^nu |y_i|^2
 
 ("Revisiting the Performance of iALS on Item Recommendation Benchmarks", equation 6; Hu, Koren and Volinsky 2008 without
-nu.) Each half of an epoch rotates the fixed side into the eigenbasis of its Gram matrix, where every row's background
-is diagonal, and solves the other side's rows exactly. Symbols and derivation: docs/algorithm.md.
+nu.) Each half of an epoch takes the fixed side to the eigenbasis of its Gram matrix (trainer.eigenbasis), where every
+row's background is diagonal, and solves all rows of the other side (trainer.half_epoch). Rows start from nothing, so
+the item vectors alone are the state between epochs. Symbols and derivation: docs/algorithm.md.
 
-The same seed gives the same bits for any number of threads: rows are independent, sums run over chunks whose bounds
-depend on the data alone, and BLAS is held to one thread. Held against tests/reference.py by tests/test_als.py.
+The same seed gives the same bits for any number of threads. Held against tests/reference.py by tests/test_als.py.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +24,16 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from engine.encoders import RidgeEncoder
-from engine.row_solver import add_gram, solve_rows
+from engine.row_solver import EXACT
+from trainer.checkpoint import Checkpoint
+from trainer.eigenbasis import Table, gram, packed, rotated
 from trainer.errors import TrainingDiverged
-from trainer.interactions import Csr, Interactions
+from trainer.half_epoch import Penalty, RowNotFinite, Solved, solve_side
+from trainer.interactions import Interactions
+from trainer.memory import require_memory
 from trainer.options import AlsOptions
 
-SOLVERS: Mapping[str, Callable[..., int]] = {"exact": solve_rows}
-"""Row solvers by name; each has the signature of engine.row_solver.solve_rows."""
-
-_CHUNKS = 256
-"""Pieces of equal cost that a half epoch is cut into: enough that the last one to finish keeps few threads waiting."""
-_GRAM_ROWS = 16_384
-_ROTATION_ROWS = 8_192
+Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ class Embeddings:
     diagonal of item_vectors' Gram matrix. losses holds the objective after each epoch, in float64.
     """
 
-    user_vectors: NDArray[np.float32]
-    item_vectors: NDArray[np.float32]
-    spectrum: NDArray[np.float32]
+    user_vectors: Vectors
+    item_vectors: Vectors
+    spectrum: Vectors
     unobserved_weight: float
     options: AlsOptions
     losses: tuple[float, ...]
@@ -65,29 +63,75 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """One epoch that is done: the parts of the objective, in float64, and the vectors that have it."""
+
+    epoch: int
+    """The first is 1."""
+    observed: float
+    unobserved: float
+    penalty: float
+    seconds: float
+    """Of this epoch alone."""
+    multiply_adds: float
+    """Of entries with vectors, in both halves."""
+    item_vectors: Vectors
+    """Float32 (n_items, d), to be left as they are."""
+    _users: Vectors
+    _rotation: Vectors
+
+    @property
+    def loss(self) -> float:
+        """The objective: the sum of its parts."""
+        return self.observed + self.unobserved + self.penalty
+
+    @property
+    def n_users(self) -> int:
+        """Rows of users."""
+        return len(self._users)
+
+    @property
+    def user_vectors(self) -> Vectors:
+        """The users that the items were solved for, in their basis: float32 (n_users, d), made when asked for."""
+        return self._users @ self._rotation
+
+
+@dataclass(frozen=True)
 class TrainingProgress:
-    """How far training is: `done` of 1.0, epochs finished, and the objective after the last of them."""
+    """How far training is: `done` of 1.0, the last finished epoch, and seconds since the start."""
 
     done: float
-    epoch: int
     epochs: int
-    loss: float | None
+    last: Epoch | None
     seconds: float
 
 
-def train_als(
+OnEpoch = Callable[[Epoch], Vectors | None]
+"""Called after each epoch; item vectors that it returns end the training, and are what was learned."""
+
+
+def train(
     interactions: Interactions,
     options: AlsOptions = AlsOptions(),  # noqa: B008 - frozen
+    *,
+    initial_items: Vectors | None = None,
+    checkpoint: Checkpoint | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Embeddings:
     """Learn vectors from interactions; where no unobserved weight is given, it follows their density.
 
-    Raises TrainingDiverged, naming the first row that is not finite.
+    initial_items float32 (n_items, d) start the training in place of random vectors. With a checkpoint, training goes
+    on from the epoch that it holds, and saves each one after `on_epoch`; the result has the same bits as without.
+
+    Raises TrainingDiverged, naming the first row that is not finite; MemoryShort before it starts; CheckpointMismatch
+    for a checkpoint of other data or options.
     """
+    require_memory(interactions, options)
     run = _Run(interactions, options, on_progress)
     with threadpool_limits(1, "blas"), run.pool:
         try:
-            return run.train()
+            return run.train(initial_items, checkpoint, on_epoch)
         except BaseException:
             run.pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -109,114 +153,105 @@ class _Run:
     ) -> None:
         self.interactions = interactions
         self.options = options
-        self._unobserved_weight = options.unobserved_weight_for(
-            interactions.n_users, interactions.n_items, interactions.n_entries
+        self._penalty = Penalty(
+            options.unobserved_weight_for(interactions.n_users, interactions.n_items, interactions.n_entries),
+            options.regularization,
+            options.regularization_exponent,
         )
         self.pool = ThreadPoolExecutor(resolved_threads(options.threads), thread_name_prefix="als")
         self._on_progress = on_progress
         self._started = time.monotonic()
-        self._halves = 2 * options.epochs + 1
         self._half = 0
+        self._halves = 0
         self._losses: list[float] = []
+        self._last: Epoch | None = None
 
-    def train(self) -> Embeddings:
-        options, by_user, by_item = self.options, self.interactions.by_user, self.interactions.by_item
-        generator = np.random.default_rng(options.seed)
-        users = np.zeros((by_user.n_rows, options.factors), dtype=np.float32)
-        items = generator.standard_normal((by_item.n_rows, options.factors), dtype=np.float32)
-        items *= np.float32(options.init_scale / np.sqrt(options.factors))
-        gram = self._gram(items)
-        for _ in range(options.epochs):
-            spectrum = self._to_eigenbasis(items, gram)
-            _, user_penalty = self._solve("user", by_user, items, spectrum, users)
-            spectrum = self._to_eigenbasis(users, self._gram(users))
-            observed, item_penalty = self._solve("item", by_item, users, spectrum, items)
-            gram = self._gram(items)
-            everywhere = self._unobserved_weight * float(spectrum.astype(np.float64) @ np.diag(gram))
-            loss = observed + user_penalty + item_penalty + everywhere
-            if not np.isfinite(loss):
-                raise TrainingDiverged(self._advice(f"the loss is {loss}"))
-            self._losses.append(loss)
+    def train(
+        self, initial_items: Vectors | None, checkpoint: Checkpoint | None, on_epoch: OnEpoch | None
+    ) -> Embeddings:
+        shape = (self.interactions.n_items, self.options.factors)
+        items = initial_items.astype(np.float32, order="C") if initial_items is not None else self._random(shape)
+        if items.shape != shape:
+            raise ValueError(f"initial_items has the shape {items.shape}; expected {shape}")
+        if checkpoint is not None:
+            checkpoint.bind(self.interactions, self.options, self._penalty.unobserved_weight, items)
+            if (saved := checkpoint.load()) is not None:
+                items, self._losses = saved.item_vectors, list(saved.losses)
+        first_epoch = len(self._losses) + 1
+        self._halves = 2 * (self.options.epochs - len(self._losses)) + 1
+        users = np.empty((self.interactions.n_users, self.options.factors), dtype=np.float32)
+        gram_matrix = self._gram(items)
+        for epoch in range(first_epoch, self.options.epochs + 1):
+            gram_matrix = self._epoch(epoch, users, items, gram_matrix)
+            chosen = on_epoch(self._last) if on_epoch is not None and self._last is not None else None
+            if chosen is not None:
+                items = chosen.copy()
+                gram_matrix = self._gram(items)
+                self._halves = self._half + 1
+                break
+            # After the hook, whose state goes along: whoever goes on need not measure this epoch again.
+            if checkpoint is not None:
+                checkpoint.save(items, self._losses)
             self._report(0.0)
-        spectrum = self._to_eigenbasis(items, gram)
-        self._solve("user", by_user, items, spectrum, users)
-        return Embeddings(users, items, spectrum, self._unobserved_weight, options, tuple(self._losses))
+        table = rotated(items, gram_matrix, self.pool)
+        self._solve("user", table, EXACT, users)
+        losses = tuple(self._losses)
+        return Embeddings(users, items, table.spectrum, self._penalty.unobserved_weight, self.options, losses)
 
-    def _gram(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """vectors'vectors in float64, lower triangle, summed over fixed blocks in their order."""
-        d = vectors.shape[1]
+    def _random(self, shape: tuple[int, int]) -> Vectors:
+        items = np.random.default_rng(self.options.seed).standard_normal(shape, dtype=np.float32)
+        items *= np.float32(self.options.init_scale / np.sqrt(self.options.factors))
+        return items
 
-        def block(start: int) -> NDArray[np.float64]:
-            out = np.zeros((d, d))
-            add_gram(vectors[start : start + _GRAM_ROWS], out)
-            return out
+    def _epoch(
+        self, epoch: int, users: Vectors, items: Vectors, gram_matrix: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Solve users, then items, into their arrays; returns the Gram matrix of the items."""
+        started = time.monotonic()
+        is_last = epoch == self.options.epochs
+        table_of, tolerance = (rotated, EXACT) if is_last else (packed, max(self.options.tolerance, EXACT))
+        by_user = self._solve("user", table_of(items, gram_matrix, self.pool), tolerance, users)
+        user_table = table_of(users, self._gram(users), self.pool)
+        by_item = self._solve("item", user_table, tolerance, items)
+        gram_matrix = self._gram(items)
+        self._last = Epoch(
+            epoch=epoch,
+            observed=by_item.observed,
+            unobserved=self._penalty.unobserved_weight
+            * float(user_table.spectrum.astype(np.float64) @ np.diag(gram_matrix)),
+            penalty=by_user.penalty + by_item.penalty,
+            seconds=time.monotonic() - started,
+            multiply_adds=by_user.multiply_adds + by_item.multiply_adds,
+            item_vectors=items,
+            _users=users,
+            _rotation=np.eye(users.shape[1], dtype=np.float32) if is_last else user_table.rotation,
+        )
+        if not np.isfinite(self._last.loss):
+            raise TrainingDiverged(self._advice(f"the loss is {self._last.loss}"))
+        self._losses.append(self._last.loss)
+        return gram_matrix
 
-        total = np.zeros((d, d))
-        for part in self.pool.map(block, range(0, len(vectors), _GRAM_ROWS)):
-            total += part
-        return total
-
-    def _to_eigenbasis(self, vectors: NDArray[np.float32], gram: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Rotate vectors in place to the eigenvectors of their Gram matrix, largest first; returns the eigenvalues."""
-        if not np.isfinite(gram).all():
+    def _gram(self, vectors: Vectors) -> NDArray[np.float64]:
+        matrix = gram(vectors, self.pool)
+        if not np.isfinite(matrix).all():
             raise TrainingDiverged(self._advice("the Gram matrix is not finite"))
-        eigenvalues, eigenvectors = np.linalg.eigh(gram)
-        rotation = np.ascontiguousarray(eigenvectors[:, ::-1], dtype=np.float32)
+        return matrix
 
-        def rotate(start: int) -> None:
-            rows = vectors[start : start + _ROTATION_ROWS]
-            rows[:] = rows @ rotation
-
-        list(self.pool.map(rotate, range(0, len(vectors), _ROTATION_ROWS)))
-        spectrum: NDArray[np.float32] = np.maximum(eigenvalues[::-1], 0.0).astype(np.float32)
-        return spectrum
-
-    def _solve(
-        self,
-        side: str,
-        rows: Csr,
-        others: NDArray[np.float32],
-        spectrum: NDArray[np.float32],
-        out: NDArray[np.float32],
-    ) -> tuple[float, float]:
-        """Solve every row of one side into out; returns its observed loss and its penalty."""
-        options, solver = self.options, SOLVERS[self.options.solver]
-        bounds = _equal_cost_bounds(rows.indptr, options.factors)
-        sums = np.zeros((len(bounds) - 1, 2))
-
-        def solve(chunk: int) -> int:
-            first, last = int(bounds[chunk]), int(bounds[chunk + 1])
-            return solver(
-                rows.indptr, rows.indices, rows.values, others, spectrum,
-                self._unobserved_weight, options.regularization, options.regularization_exponent,
-                len(others), first, last, out[first:last], sums[chunk],
-            )  # fmt: skip
-
-        futures = [self.pool.submit(solve, chunk) for chunk in range(len(bounds) - 1)]
-        failed = [row for row in self._watched(futures) if row >= 0]
-        if failed:
+    def _solve(self, side: str, table: Table, tolerance: float, out: Vectors) -> Solved:
+        rows = self.interactions.by_user if side == "user" else self.interactions.by_item
+        try:
+            solved = solve_side(rows, table, self._penalty, tolerance, out, self.pool, self._report)
+        except RowNotFinite as error:
             ids = self.interactions.user_ids if side == "user" else self.interactions.item_ids
-            raise TrainingDiverged(self._advice(f"the vector of {side} {ids[min(failed)]!r} is not finite"))
+            raise TrainingDiverged(self._advice(f"the vector of {side} {ids[error.row]!r} is not finite")) from None
         self._half += 1
-        observed, penalty = sums.sum(axis=0)
-        return float(observed), float(penalty)
-
-    def _watched(self, futures: list[Future[int]]) -> Iterator[int]:
-        for finished, future in enumerate(as_completed(futures), start=1):
-            yield future.result()
-            self._report(finished / len(futures))
+        return solved
 
     def _report(self, share_of_half: float) -> None:
         if self._on_progress is not None:
-            self._on_progress(
-                TrainingProgress(
-                    done=min(1.0, (self._half + share_of_half) / self._halves),
-                    epoch=len(self._losses),
-                    epochs=self.options.epochs,
-                    loss=self._losses[-1] if self._losses else None,
-                    seconds=time.monotonic() - self._started,
-                )
-            )
+            done = min(1.0, (self._half + share_of_half) / self._halves)
+            seconds = time.monotonic() - self._started
+            self._on_progress(TrainingProgress(done, self.options.epochs, self._last, seconds))
 
     def _advice(self, found: str) -> str:
         weights = np.abs(self.interactions.by_user.values)
@@ -225,14 +260,3 @@ class _Run:
             f"{weights.max(initial=0):g} and the regularization {self.options.regularization:g}: "
             "weights should be of the order of 1; lower them, or raise --regularization"
         )
-
-
-def _equal_cost_bounds(indptr: NDArray[np.int64], factors: int) -> NDArray[np.int64]:
-    """Row bounds of at most _CHUNKS chunks of about equal cost, by the operations of the exact solve."""
-    n = np.diff(indptr).astype(np.float64)
-    small = np.minimum(n, factors)
-    cost = np.cumsum(small**2 * np.maximum(n, factors) + small**3 / 3 + factors)
-    if not len(cost):
-        return np.zeros(1, dtype=np.int64)
-    targets = np.linspace(0.0, cost[-1], _CHUNKS + 1)[1:-1]
-    return np.unique(np.concatenate(([0], np.searchsorted(cost, targets), [len(n)]))).astype(np.int64)

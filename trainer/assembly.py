@@ -1,13 +1,13 @@
-"""From cleaned pairs in DuckDB to numpy arrays: numbering, order, weights, baskets, prices, ids.
+"""From cleaned pairs in DuckDB to numpy arrays: numbering, order, baskets, prices, ids.
 
 Everything is ordered in DuckDB, which can spill, and arrives in batches that are written into their final arrays, so
-that the process holds each array once. The input is what trainer.cleaning leaves; tests/test_interactions.py.
+that the process holds each array once. The input is what trainer.netting leaves; tests/test_interactions.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import duckdb
@@ -16,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.ids import StringTable
-from trainer.cleaning import MILLIONTHS, Weighting
+from trainer.cleaning import MILLIONTHS, Cleaning
+from trainer.weighting import weigh_alone, weigh_among_all
 
 _BATCH_ROWS = 122_880
 
@@ -62,13 +63,15 @@ def number_rows(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TABLE pairs")
 
 
-def read_entries(connection: duckdb.DuckDBPyConnection, weighting: Weighting) -> Entries:
-    """The entries in their order, weighed as trainer.cleaning.Cleaning says."""
+def read_entries(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> Entries:
+    """The entries in their order, weighed as `cleaning` says."""
     n_entries, n_users = _count(connection, "entries"), _count(connection, "user_rows")
+    among_all = cleaning.weighting in ("tfidf", "bm25")
+    values: NDArray[Any] = np.empty(n_entries, dtype=np.float64 if among_all else np.float32)
     out = Entries(
         indptr=np.zeros(n_users + 1, dtype=np.int64),
         item_rows=np.empty(n_entries, dtype=np.int32),
-        values=np.empty(n_entries, dtype=np.float32),
+        values=values,
         counts=np.empty(n_entries, dtype=np.int32),
         quantities=np.empty(n_entries, dtype=np.float32),
         last_times=np.empty(n_entries, dtype=np.float64),
@@ -78,17 +81,24 @@ def read_entries(connection: duckdb.DuckDBPyConnection, weighting: Weighting) ->
         here = slice(start, start + batch.num_rows)
         np.add.at(out.indptr, _column(batch, "user_row") + 1, 1)
         out.item_rows[here] = _column(batch, "item_row")
-        out.values[here] = _weighed(_column(batch, "weight_sum"), _column(batch, "strongest"), weighting)
+        sums, strongest = _column(batch, "weight_sum") / MILLIONTHS, _column(batch, "strongest") / MILLIONTHS
+        out.values[here] = weigh_alone(sums, strongest, cleaning.weighting)
         out.counts[here] = _column(batch, "n_rows")
         out.quantities[here] = _column(batch, "net") / MILLIONTHS
         out.last_times[here] = _column(batch, "last_seconds")
         start = here.stop
     np.cumsum(out.indptr, out=out.indptr)
-    return out
+    if not among_all:
+        return out
+    rules = (cleaning.weighting, cleaning.saturation, cleaning.length_normalization)
+    weights = weigh_among_all(out.values.astype(np.float64, copy=False), out.indptr, out.item_rows, *rules)
+    return replace(out, values=weights.astype(np.float32))
 
 
-def read_baskets(connection: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
-    """indptr and item rows of the baskets with two items or more; None where no event names a basket."""
+def read_baskets(
+    connection: duckdb.DuckDBPyConnection,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]] | None:
+    """indptr, item rows, and each one's user row, of the baskets with two items or more; None where none is named."""
     if not connection.execute("SELECT 1 FROM events WHERE basket IS NOT NULL LIMIT 1").fetchone():
         return None
     connection.execute(
@@ -108,8 +118,10 @@ def read_baskets(connection: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.int6
     )
     n_baskets = _count(connection, "basket_rows")
     indptr = np.zeros(n_baskets + 1, dtype=np.int64)
-    for batch in _batches(connection, "SELECT basket_row, n_items FROM basket_rows"):
+    user_rows = np.empty(n_baskets, dtype=np.int32)
+    for batch in _batches(connection, "SELECT basket_row, n_items, user_row FROM basket_rows"):
         indptr[_column(batch, "basket_row") + 1] = _column(batch, "n_items")
+        user_rows[_column(batch, "basket_row")] = _column(batch, "user_row")
     np.cumsum(indptr, out=indptr)
     item_rows = np.empty(indptr[-1], dtype=np.int32)
     start = 0
@@ -119,7 +131,7 @@ def read_baskets(connection: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.int6
         start += batch.num_rows
     connection.execute("DROP TABLE basket_items")
     connection.execute("DROP TABLE basket_rows")
-    return indptr, item_rows
+    return indptr, item_rows, user_rows
 
 
 def read_prices(connection: duckdb.DuckDBPyConnection) -> NDArray[np.float32] | None:
@@ -152,18 +164,6 @@ def string_table(column: pa.ChunkedArray) -> StringTable:
     offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     data = np.frombuffer(data_buffer or b"", dtype=np.uint8)
     return StringTable(data[offsets[0] : offsets[-1]].copy(), offsets - offsets[0])
-
-
-def _weighed(
-    weight_sum: NDArray[np.float64], strongest: NDArray[np.float64], weighting: Weighting
-) -> NDArray[np.float64]:
-    if weighting == "binary":
-        return strongest / MILLIONTHS
-    total = weight_sum / MILLIONTHS
-    if weighting == "count":
-        return total
-    size = np.abs(total)
-    return np.sign(total) * np.where(size < 1, size, 1 + np.log(np.maximum(size, 1)))
 
 
 def _batches(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[pa.RecordBatch]:

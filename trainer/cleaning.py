@@ -1,8 +1,8 @@
-"""Which rows are events, what an event weighs, and the report of every row that was dropped.
+"""The rules of cleaning, which rows are events, and the report of every row that was dropped.
 
-From `raw` (trainer.events) to `pairs`: one row for each user and item that remain. A row is dropped for the first
-reason that holds, in the order of `Reason`; quantities and weights are summed as whole millionths, so that sums are the
-same whatever order the threads come in. tests/reference_events.py is the slow twin of these rules.
+From `raw` (trainer.events) to `events`: the rows that no rule on single rows drops. A row is dropped for the first
+reason that holds, in the order of `Reason`. Returns, decay and support look at many rows: they are trainer.netting's.
+tests/reference_events.py is the slow twin of the rules.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import enum
 import re
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import duckdb
 
 from engine.errors import UsageError
-
-Weighting = Literal["binary", "count", "log"]
+from trainer.weighting import LENGTH_NORMALIZATION, SATURATION, Weighting
 
 NON_PRODUCTS = (
     r"POST|POSTAGE|DOTCOM[ _-]?POSTAGE|DOT|FREIGHT|(SHIPPING|DELIVERY)([ _-]?(FEE|COST|CHARGE)S?)?"
@@ -30,7 +30,7 @@ NON_PRODUCTS = (
 MILLIONTHS = 1_000_000
 EARLIEST_SECONDS = 631_152_000.0
 """1 January 1990 UTC."""
-_DAY_SECONDS = 86_400.0
+DAY_SECONDS = 86_400.0
 
 
 class Reason(enum.Enum):
@@ -50,6 +50,9 @@ class Reason(enum.Enum):
     RETURN = "return or cancellation, set against purchases"
     RETURNED = "purchase returned in full"
     CANCELLED_OUT = "weights of a user and item add up to zero"
+    UNKNOWN_ITEM = "history of an item that training never saw"
+    FEW_ITEMS = "user with too few items"
+    FEW_USERS = "item with too few users"
 
 
 UNCLEAR = (Reason.QUANTITY_UNCLEAR, Reason.PRICE_UNCLEAR, Reason.TIME_UNCLEAR)
@@ -76,7 +79,18 @@ class Cleaning:
     means weight |w| with target 0."""
     weighting: Weighting = "log"
     """The value of an entry, S being the sum of the weights of its rows that are not returns. "binary": the heaviest
-    single row (for S < 0 the most negative). "count": S. "log": 1 + log S, S itself below 1; S keeps its sign."""
+    single row (for S < 0 the most negative). "count": S. "log": 1 + log S, S itself below 1; S keeps its sign.
+    "tfidf" and "bm25" weigh an entry among all others, so that the mean of |value| is 1: see trainer.weighting."""
+    saturation: float = SATURATION
+    """k1 of "bm25": how soon more events of a user and item stop counting."""
+    length_normalization: float = LENGTH_NORMALIZATION
+    """b of "bm25": how much less an entry of a user with many events weighs; from 0, not at all, to 1."""
+    half_life_days: float | None = None
+    """An event's weight is halved for each of these that it is older than the newest event that is not a return; rows
+    without a time keep theirs, and none falls below a millionth. None: weights do not decay."""
+    min_user_items: int = 1
+    min_item_users: int = 1
+    """Users with fewer items and items with fewer users are dropped, in turns, until none is left."""
     now: float | None = None
     """Unix seconds; times more than a day later are mistakes. None reads the clock."""
 
@@ -85,6 +99,17 @@ class Cleaning:
             raise UsageError(f"weighting is {self.weighting!r}; expected one of {', '.join(get_args(Weighting))}")
         if not 0 < self.max_quantity <= 1e9:
             raise UsageError(f"max_quantity is {self.max_quantity}; expected more than 0 and at most 1e9")
+        if self.half_life_days is not None and not 0.001 <= self.half_life_days <= 1e6:
+            raise UsageError(f"half_life_days is {self.half_life_days}; expected from 0.001 to 1,000,000 days")
+        if not (0 < self.saturation <= 1e6 and 0 <= self.length_normalization <= 1):
+            raise UsageError(
+                f"saturation is {self.saturation} and length_normalization {self.length_normalization}; expected "
+                "more than 0 and at most 1e6, and from 0 to 1"
+            )
+        if self.min_user_items < 1 or self.min_item_users < 1:
+            raise UsageError(
+                f"min_user_items is {self.min_user_items} and min_item_users {self.min_item_users}; expected 1 or more"
+            )
         for kind, weight in self.event_weights.items():
             if not (weight == 0 or 1e-6 <= abs(weight) <= 1e6):
                 raise UsageError(f"the event {kind!r} weighs {weight}; expected 0, or from 0.000001 to 1,000,000")
@@ -97,7 +122,7 @@ class Cleaning:
     @property
     def latest_seconds(self) -> float:
         """Times after this one are mistakes."""
-        return (time.time() if self.now is None else self.now) + _DAY_SECONDS
+        return (time.time() if self.now is None else self.now) + DAY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -107,6 +132,25 @@ class Report:
     rows_read: int
     rows_kept: int
     dropped: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, rows_read: int, rows_kept: int, dropped: Mapping[str, int]) -> Report:
+        """Reasons in the order of the rules, without those that dropped nothing."""
+        counted = tuple((each.value, dropped[each.value]) for each in Reason if dropped.get(each.value))
+        return cls(rows_read, rows_kept, counted)
+
+    @classmethod
+    def total(cls, reports: Sequence[Report]) -> Report:
+        """The report of several sets of rows as one."""
+        dropped: Counter[str] = Counter()
+        for report in reports:
+            dropped.update(dict(report.dropped))
+        return cls.of(sum(each.rows_read for each in reports), sum(each.rows_kept for each in reports), dropped)
+
+    def then(self, later: Report) -> Report:
+        """The report of two steps, of which the later one read what this one kept."""
+        dropped = Counter(dict(self.dropped)) + Counter(dict(later.dropped))
+        return self.of(self.rows_read, later.rows_kept, dropped)
 
     @property
     def is_unclear(self) -> bool:
@@ -127,47 +171,18 @@ class Report:
         return {"rows_read": self.rows_read, "rows_kept": self.rows_kept, "dropped": dict(self.dropped)}
 
 
-def clean(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> Report:
-    """From `raw` to `users` and `items` (id, code: rank by bytes), `events` (rows that are events) and `pairs`.
+def judge(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> Report:
+    """From `raw` to `users` and `items` (id, code: rank by bytes) and `events`, the rows that no rule drops.
 
-    `events`: user_code, item_code, n_quantity (millionths), seconds, price, basket.
-    `pairs`: user_code, item_code, n_rows, net, weight_sum, heaviest, lightest (millionths), last_seconds.
+    `events`: user_code, item_code, n_quantity, n_weight (millionths), seconds, price, basket.
     """
     _check_kinds(connection, cleaning)
     _judge(connection, cleaning)
-    (rows_read,) = connection.execute("SELECT count(*) FROM judged").fetchall()[0]
-    dropped = dict(
-        connection.execute("SELECT reason, count(*) FROM judged WHERE reason IS NOT NULL GROUP BY reason").fetchall()
-    )
+    counts = connection.execute("SELECT reason, count(*) FROM judged GROUP BY reason").fetchall()
+    rows_kept = dict(counts).get(None, 0)
     connection.execute("CREATE OR REPLACE TABLE events AS SELECT * EXCLUDE (reason) FROM judged WHERE reason IS NULL")
     connection.execute("DROP TABLE judged")
-    connection.execute(_PAIRS_SQL)
-    n_returns, n_returned, n_cancelled, rows_kept = connection.execute(_NETTING_SQL).fetchall()[0]
-    netted = {Reason.RETURN: n_returns, Reason.RETURNED: n_returned, Reason.CANCELLED_OUT: n_cancelled}
-    dropped |= {reason.value: rows for reason, rows in netted.items()}
-    connection.execute("DELETE FROM pairs WHERE NOT (net > 0 AND weight_sum <> 0)")
-    counted = tuple((reason.value, dropped[reason.value]) for reason in Reason if dropped.get(reason.value))
-    return Report(rows_read, rows_kept, counted)
-
-
-_PAIRS_SQL = """
-    CREATE OR REPLACE TABLE pairs AS
-    SELECT user_code, item_code,
-           (count(*) FILTER (n_quantity > 0))::INTEGER AS n_rows,
-           (count(*) FILTER (n_quantity < 0))::INTEGER AS n_returns,
-           sum(n_quantity) AS net,
-           coalesce(sum(n_weight) FILTER (n_quantity > 0), 0) AS weight_sum,
-           max(n_weight) FILTER (n_quantity > 0) AS heaviest,
-           min(n_weight) FILTER (n_quantity > 0) AS lightest,
-           max(seconds) FILTER (n_quantity > 0) AS last_seconds
-    FROM events GROUP BY user_code, item_code"""
-
-_NETTING_SQL = """
-    SELECT coalesce(sum(n_returns), 0)::BIGINT,
-           coalesce(sum(n_rows) FILTER (net <= 0), 0)::BIGINT,
-           coalesce(sum(n_rows) FILTER (net > 0 AND weight_sum = 0), 0)::BIGINT,
-           coalesce(sum(n_rows) FILTER (net > 0 AND weight_sum <> 0), 0)::BIGINT
-    FROM pairs"""
+    return Report.of(sum(rows for _, rows in counts), rows_kept, dict(counts))
 
 
 def _check_kinds(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> None:

@@ -5,23 +5,26 @@ As in engine.commands, whatever is heavy is imported inside `run`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.configuration import as_mapping, option
-from engine.errors import UsageError
+from engine.errors import NearcartError, UsageError
 from trainer.options import EVENTS_HELP, AlsOptions, EventOptions, TrainOptions
 
 if TYPE_CHECKING:
-    from trainer.evaluate import Scorer
+    from trainer.als import Embeddings
+    from trainer.cleaning import Cleaning
     from trainer.interactions import Interactions
-    from trainer.metrics import Metric
+    from trainer.metrics import Measured, Metric, Ranking
 
-    Rank = Callable[[Scorer, Sequence[Metric]], dict[str, float]]
+    Rank = Callable[[Embeddings], list[Ranking]]
 
 _log = logging.getLogger("nearcart")
 
@@ -49,85 +52,238 @@ class Evaluate(AlsOptions, EventOptions):
     """
 
     train: tuple[str, ...] = option("events to fit on: " + EVENTS_HELP, metavar="EVENTS")
-    test: tuple[str, ...] = option("events to rank; not needed with --candidates", (), metavar="EVENTS")
+    test: tuple[str, ...] = option("events to rank; not needed with --candidates or --split", (), metavar="EVENTS")
     candidates: Path | None = option(
         "rank each test item among its own candidates: the NCF .test.negative form", None, metavar="FILE"
     )
+    split: str | None = option(
+        "cut the test out of --train: random:0.2, last, time:28d, basket, or users:0.1 (held-out users, folded in)",
+        None,
+        metavar="RULE",
+    )
     metrics: str | None = option(
         "such as recall@20,recall@20/min,ndcg@20,precision@20,mrr@20,hr@20 (that is the default; hr@10,ndcg@10 with "
-        "--candidates)",
+        "--candidates); also map@k and, without --candidates, revenue@k, novelty@k, diversity@k, coverage@k",
         None,
         metavar="LIST",
     )
     json: bool = option("print JSON instead of a table", False)
 
     def run(self) -> None:
-        """Print the metrics of the model and of popularity. Raises NearcartError."""
-        if self.candidates is None and not self.test:
-            raise UsageError("evaluate needs --test EVENTS, or --candidates FILE")
-        from trainer.als import train_als
-        from trainer.evaluate import Scorer, popularity_scorer
-        from trainer.metrics import parse_metrics
+        """Print the metrics of the model and of popularity, and how far to trust them. Raises NearcartError."""
+        if self.split is not None and (self.test or self.candidates is not None):
+            raise UsageError("--split cuts the test out of --train: leave --test and --candidates away")
+        if self.split is None and self.candidates is None and not self.test:
+            raise UsageError("evaluate needs --test EVENTS, or --candidates FILE, or --split RULE")
+        from trainer import als
+        from trainer.metrics import measure, parse_metrics
         from trainer.progress import training_progress
 
         metrics = parse_metrics(self.metrics or self._default_metrics())
-        train = self._read(self.train)
-        rank, counts = self._protocol(train)
+        train, history, test = self._read_parts()
+        if self.candidates is not None:
+            rank, counts = self._on_candidates(self.candidates, train, test, metrics)
+        else:
+            assert test is not None, "refused above"
+            rank, counts = self._on_test(train, history, test, metrics)
         with training_progress(quiet=self.quiet) as show:
-            embeddings = train_als(train, self.als(), show)
-        results = {
-            "metrics": rank(Scorer(embeddings.user_vectors, embeddings.item_vectors), metrics),
-            "popularity": rank(popularity_scorer(train), metrics),
-        }
-        if self.json:
-            print(json.dumps({**results, **counts, "configuration": as_mapping(self)}, indent=1))
-            return
-        width = max(len(metric.name) for metric in metrics)
-        print(f"{'':<{width}}  {'als':>8}  {'popular':>8}")
-        for metric in metrics:
-            model, popular = results["metrics"][metric.name], results["popularity"][metric.name]
-            print(f"{metric.name:<{width}}  {model:8.4f}  {popular:8.4f}")
-        print(", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+            embeddings = als.train(train, self.als(), on_progress=show)
+        model, popularity = (measure(metrics, ranking) for ranking in rank(embeddings))
+        self._print(model, popularity, counts)
 
     def _default_metrics(self) -> str:
         return "hr@10,ndcg@10" if self.candidates else "recall@20,recall@20/min,ndcg@20,precision@20,mrr@20,hr@20"
 
-    def _protocol(self, train: Interactions) -> tuple[Rank, dict[str, int]]:
-        """How to rank by the given files, which are read here, and how much there is to rank."""
-        from trainer.candidates import read_candidates
-        from trainer.evaluate import check_cases, hold_out, match_cases, rank_candidates, rank_catalogue
+    def _on_test(
+        self, train: Interactions, history: Interactions | None, test: Interactions, metrics: Sequence[Metric]
+    ) -> tuple[Rank, dict[str, int]]:
+        """How to rank the catalogue, for the users of training or else of `history`, and how much there is to rank."""
+        from trainer.evaluate import (
+            Scorer,
+            catalogue_ranking,
+            check_metrics,
+            encoded,
+            hold_out,
+            known_items,
+            popularity_scorer,
+            seen_items,
+        )
 
-        test = self._read(self.test) if self.test else None
-        if self.candidates is not None:
-            candidates = read_candidates(self.candidates)
-            if test is not None:
-                check_cases(candidates, test)
-            cases = match_cases(train, candidates)
-            return lambda scorer, metrics: rank_candidates(scorer, cases, metrics), {
-                "cases": len(cases.users),
-                "cases_of_unknown_users": cases.n_unknown_users,
-            }
-        assert test is not None, "run refuses to go on without either"
-        held_out = hold_out(train, test)
-        return lambda scorer, metrics: rank_catalogue(scorer, train.by_user, held_out, metrics), {
+        held_out = hold_out(train, test, history)
+        check_metrics(metrics, held_out)
+        depth = max(metric.k for metric in metrics)
+        seen = train.by_user if history is None else seen_items(train, history)
+
+        def rank(embeddings: Embeddings) -> list[Ranking]:
+            catalogue = known_items(train, held_out, embeddings.item_vectors)
+            trained = Scorer(embeddings.user_vectors, embeddings.item_vectors)
+            model = trained if history is None else encoded(embeddings, seen)
+            return [
+                catalogue_ranking(scorer, seen, held_out, depth, catalogue=catalogue, threads=self.threads)
+                for scorer in (model, popularity_scorer(train, seen.n_rows))
+            ]
+
+        return rank, {
             "users": len(held_out.users),
             "unknown_users": held_out.n_unknown_users,
             "unknown_items": held_out.n_unknown_items,
         }
 
-    def _read(self, sources: tuple[str, ...]) -> Interactions:
+    def _on_candidates(
+        self, file: Path, train: Interactions, test: Interactions | None, metrics: Sequence[Metric]
+    ) -> tuple[Rank, dict[str, int]]:
+        """How to rank the candidates of the file, which is read here, and how much there is to rank."""
+        from trainer.candidates import read_candidates
+        from trainer.evaluate import (
+            Scorer,
+            candidates_ranking,
+            check_cases,
+            check_metrics,
+            match_cases,
+            popularity_scorer,
+        )
+
+        check_metrics(metrics, None)
+        candidates = read_candidates(file)
+        if test is not None:
+            check_cases(candidates, test)
+        cases = match_cases(train, candidates)
+
+        def rank(embeddings: Embeddings) -> list[Ranking]:
+            scorers = (Scorer(embeddings.user_vectors, embeddings.item_vectors), popularity_scorer(train))
+            return [candidates_ranking(scorer, cases, max(metric.k for metric in metrics)) for scorer in scorers]
+
+        return rank, {"cases": len(cases.users), "cases_of_unknown_users": cases.n_unknown_users}
+
+    def _print(self, model: Measured, popularity: Measured, counts: dict[str, int]) -> None:
+        import numpy as np
+
+        from trainer.comparison import compare, intervals
+
+        generator = np.random.default_rng(self.seed)
+        bounds = intervals(model.per_user, generator)
+        if self.json:
+            differences = compare(model.per_user, popularity.per_user, generator)
+            results = {
+                "metrics": model.means,
+                "popularity": popularity.means,
+                "intervals": bounds,
+                "comparison": {
+                    name: {"difference": each.mean, "interval": each.interval, "p": each.p}
+                    for name, each in differences.items()
+                },
+            }
+            print(json.dumps({**results, **counts, "configuration": as_mapping(self)}, indent=1))
+            return
+        width = max(map(len, model.means))
+        print(f"{'':<{width}}  {'als':>8}  {'popular':>8}  95% interval of als")
+        for name, mean in model.means.items():
+            interval = "{:8.4f} to {:.4f}".format(*bounds[name]) if name in bounds else ""
+            print(f"{name:<{width}}  {mean:8.4f}  {popularity.means[name]:8.4f}  {interval}".rstrip())
+        print(", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+
+    def _read_parts(self) -> tuple[Interactions, Interactions | None, Interactions | None]:
+        """Training events, what is known of held-out users, and test events."""
+        if self.split is None:
+            # Least numbers of items and users are about what can be learned, not about what is to be found.
+            whole = dataclasses.replace(self.cleaning(), min_user_items=1, min_item_users=1)
+            return self._read(self.train, self.cleaning()), None, self._read(self.test, whole) if self.test else None
+        from trainer.splits import read_split
+
+        parts = read_split(
+            self.train,
+            self.columns(),
+            self.split,
+            cleaning=self.cleaning(),
+            seed=self.seed,
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            timestamp_format=self.timestamp_format,
+        )
+        _log.info("%s\n%s", ", ".join(self.train), parts.report.table())
+        return parts.train, parts.history, parts.test
+
+    def _read(self, sources: tuple[str, ...], cleaning: Cleaning) -> Interactions:
         from trainer.interactions import read_interactions
 
         interactions = read_interactions(
             sources,
             self.columns(),
-            cleaning=self.cleaning(),
+            cleaning=cleaning,
             threads=self.threads,
             memory_limit=self.memory_limit,
             timestamp_format=self.timestamp_format,
         )
         _log.info("%s\n%s", ", ".join(sources), interactions.report.table())
         return interactions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a release's vectors to Parquet, for other programs: inner products are the scores.
+
+    Each release's vectors are turned towards those of the release before, so that they drift and do not jump.
+    """
+
+    releases: Path = option("directory of releases", metavar="DIR")
+    release: str | None = option("release to export; the live one if not given", None, metavar="ID")
+    items: Path | None = option("write item_id and vector of every item here", None, metavar="FILE")
+    users: Path | None = option("write user_id and vector of every user here", None, metavar="FILE")
+
+    def run(self) -> None:
+        """Write the files that are named, and say what they hold. Raises UsageError, ReleaseError."""
+        from engine.release import Release
+        from engine.repository import Repository
+        from trainer.vectors import check_outputs, export_items, export_users
+
+        check_outputs(self.items, self.users)
+        repository = Repository(self.releases)
+        release = Release(repository.current_path() if self.release is None else repository.path(self.release))
+        for path, write in ((self.items, export_items), (self.users, export_users)):
+            if path is not None:
+                print(write(release, path), file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(EventOptions):
+    """Search for the hyper-parameters that find most of the events that a split holds out.
+
+    Leaves the best in best.toml, for `nearcart train --config`, with all trials and a plot beside it. Run again with
+    the same events and options, it goes on where it was interrupted.
+    """
+
+    events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")
+    output: Path = option("directory of the results and of the search's state", Path("tuning"), metavar="DIR")
+    split: str = option(
+        "validation events, cut from the events: random:0.2, last, time:28d, basket, or users:0.1",
+        "random:0.2",
+        metavar="RULE",
+    )
+    metric: str = option("what is to be high: a metric of evaluate", "ndcg@20", metavar="METRIC")
+    factors: str = option("lengths of a vector to search, comma-separated", "64,128,256", metavar="LIST")
+    weighting: str = option(
+        "weightings to search among, comma-separated", "binary,count,log,tfidf,bm25", metavar="LIST"
+    )
+    trials: int = option("trials with the fewest factors", 40, metavar="N", minimum=1)
+    refine_trials: int = option("trials around the best with each other number", 12, metavar="N", minimum=1)
+    epochs: int = option("most epochs of a trial; the best number is part of the result", 16, metavar="N", minimum=1)
+    validation_users: int = option(
+        "most users to measure with, drawn at random; 0 takes all", 10_000, metavar="N", minimum=0
+    )
+    seed: int = option("seed of everything random", 42, metavar="N", minimum=0)
+    threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)
+
+    def run(self) -> None:
+        """Print the best trials and where the files are. Raises NearcartError."""
+        try:
+            from trainer.tuning_run import tune
+        except ModuleNotFoundError as error:
+            if error.name not in ("matplotlib", "optuna"):
+                raise
+            hint = "install Nearcart with its extra `tune`, as in pip install 'nearcart[train,tune]'"
+            raise NearcartError(f"needs the package {error.name!r}: {hint}") from None
+
+        tune(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@
         │   └── NothingLeft           no event is left after cleaning
         ├── ItemsError                the items file is unreadable or has a value that cannot be understood
         ├── TrainingDiverged          vectors or loss became NaN or infinite
+        ├── MemoryShort               training would not fit into the memory that is available
+        ├── CheckpointMismatch        a checkpoint is of another training, or damaged
         └── EvaluationError           the held-out events cannot be measured against the model
 
 A message says what was found, what was expected and what to do. engine.cli turns each into exit code 1.
@@ -49,6 +51,14 @@ class ItemsError(TrainerError):
 
 class TrainingDiverged(TrainerError):
     """Vectors or loss became NaN or infinite."""
+
+
+class MemoryShort(TrainerError):
+    """Training would not fit into the memory that is available."""
+
+
+class CheckpointMismatch(TrainerError):
+    """A checkpoint is of another training, or damaged."""
 
 
 class EvaluationError(TrainerError):

@@ -1,26 +1,31 @@
 """How well vectors rank held-out events, and a most-popular ranking beside them that proves the protocol.
 
-Two protocols: `rank_catalogue` ranks every item but the user's training items (LightGCN, Liang et al.);
-`rank_candidates` ranks each test item among its own candidates (He et al. 2017, the NCF files). Both give places of
-hits, which trainer.metrics turns into numbers. Equal scores fall to the smaller row.
+Two protocols: `catalogue_ranking` ranks every item but what a user has already (LightGCN, Liang et al.);
+`candidates_ranking` ranks each test item among its own candidates (He et al. 2017, the NCF files). Both give a Ranking,
+which trainer.metrics turns into numbers; `rank_catalogue` and `rank_candidates` go on to the means. Equal scores fall
+to the smaller row. Users are those of training or, under strong generalization (Liang et al.), others that are folded
+in from a history of their own. Checked by tests/test_evaluate.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from engine.scoring import top_positions
+from trainer.als import Embeddings, resolved_threads
 from trainer.candidates import Candidates
 from trainer.errors import EvaluationError
 from trainer.interactions import Csr, Interactions
-from trainer.metrics import Counts, Metric, summarize
+from trainer.metrics import Catalogue, Counts, Metric, PerUser, Ranking, measure
 
-_BATCH_SCORES = 1 << 25
-"""Scores held at a time, 128 MiB of float32."""
+_BATCH_SCORES = 1 << 22
+"""Scores that a thread holds at a time, 16 MiB of float32. Bounds of batches never depend on the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,18 @@ class Scorer:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Test events by training row: users ascending, each with the rows of its test items.
+    """Test events by row: users ascending, each with the training rows of its test items.
 
-    `n_relevant` counts all test items of the user, also those that training never saw and nothing can rank.
+    `n_relevant` counts all test items of the user, also those that training never saw and nothing can rank, and
+    `relevant_price` float64 (users,) adds up their prices, 0 where none is known. `prices` float32 (n_items,) are those
+    of the test events by training row, NaN where unknown.
     """
 
     users: NDArray[np.int32]
     items: tuple[NDArray[np.int32], ...]
     n_relevant: Counts
+    relevant_price: PerUser
+    prices: NDArray[np.float32]
     n_unknown_users: int
     n_unknown_items: int
 
@@ -54,40 +63,88 @@ class Cases:
     n_unknown_users: int
 
 
-def popularity_scorer(interactions: Interactions) -> Scorer:
-    """Ranks by the number of users who like an item in training, for everyone alike."""
-    popularity = interactions.popularity().astype(np.float32)
-    return Scorer(np.ones((interactions.by_user.n_rows, 1), dtype=np.float32), popularity[:, np.newaxis])
+def popularity_scorer(train: Interactions, n_users: int | None = None) -> Scorer:
+    """Ranks by the number of users who like an item in training, for everyone alike; `n_users` where not those."""
+    popularity = train.popularity().astype(np.float32)
+    users = train.n_users if n_users is None else n_users
+    return Scorer(np.ones((users, 1), dtype=np.float32), popularity[:, np.newaxis])
 
 
-def hold_out(train: Interactions, test: Interactions) -> HeldOut:
-    """Match test events to training rows by id; negative feedback is nothing to be found.
+def seen_items(train: Interactions, history: Interactions) -> Csr:
+    """The entries of each user of `history` by training row of the item; items that training never saw are left out."""
+    item_rows = train.item_ids.rows_of(history.item_ids.strings)
+    items = item_rows[history.by_user.indices]
+    users = np.repeat(np.arange(history.n_users), np.diff(history.by_user.indptr))
+    kept = np.flatnonzero(items >= 0)
+    kept = kept[np.lexsort((items[kept], users[kept]))]
+    indptr = np.zeros(history.n_users + 1, dtype=np.int64)
+    np.cumsum(np.bincount(users[kept], minlength=history.n_users), out=indptr[1:])
+    return Csr(indptr, items[kept], history.by_user.values[kept], n_columns=train.n_items)
 
-    Raises EvaluationError where no test user was trained on.
+
+def encoded(embeddings: Embeddings, seen: Csr) -> Scorer:
+    """Vectors of users that were not trained on, from what they have seen, by the encoder that serving uses.
+
+    A user who has seen nothing gets zeros: its ranking is that of the rows, most users first.
     """
-    user_rows = train.user_ids.rows_of(test.user_ids.strings)
+    encoder = embeddings.encoder()
+    vectors = np.zeros((seen.n_rows, embeddings.item_vectors.shape[1]), dtype=np.float32)
+    for user in range(seen.n_rows):
+        vectors[user] = encoder.encode(*seen.row(user))
+    return Scorer(vectors, embeddings.item_vectors)
+
+
+def hold_out(train: Interactions, test: Interactions, history: Interactions | None = None) -> HeldOut:
+    """Match test events by id, items to rows of training, users to rows of training or else of `history`.
+
+    Negative feedback is nothing to be found. Raises EvaluationError where no test user is known.
+    """
+    user_ids, whose = (train.user_ids, "training") if history is None else (history.user_ids, "history")
+    user_rows = user_ids.rows_of(test.user_ids.strings)
     item_rows = train.item_ids.rows_of(test.item_ids.strings)
     liked = [rows[values > 0] for rows, values in map(test.by_user.row, range(test.n_users))]
     known = np.flatnonzero((user_rows >= 0) & np.array([len(rows) > 0 for rows in liked]))
     known = known[np.argsort(user_rows[known], kind="stable")]
     if not len(known):
         raise EvaluationError(
-            f"none of the {len(user_rows):,} test users is among the {len(train.user_ids):,} training users; the first "
-            f"ids are {train.user_ids[0]!r} in training and {test.user_ids[0]!r} in the test: "
+            f"none of the {len(user_rows):,} test users is among the {len(user_ids):,} {whose} users; the first "
+            f"ids are {user_ids[0]!r} in {whose} and {test.user_ids[0]!r} in the test: "
             "do the files belong together?"
         )
-    items, counts = [], []
-    for user in known.tolist():
-        rows = item_rows[liked[user]]
-        items.append(rows[rows >= 0])
-        counts.append(len(rows))
+    test_prices = np.full(test.n_items, np.nan, dtype=np.float32) if test.prices is None else test.prices
+    prices = np.full(train.n_items, np.nan, dtype=np.float32)
+    prices[item_rows[item_rows >= 0]] = test_prices[item_rows >= 0]
+    items = [item_rows[liked[user]] for user in known.tolist()]
     return HeldOut(
         user_rows[known],
-        tuple(items),
-        np.array(counts, dtype=np.int64),
+        tuple(rows[rows >= 0] for rows in items),
+        np.array([len(rows) for rows in items], dtype=np.int64),
+        np.array([np.nansum(test_prices[liked[user]], dtype=np.float64) for user in known.tolist()]),
+        prices,
         n_unknown_users=int(np.count_nonzero(user_rows < 0)),
         n_unknown_items=int(np.count_nonzero(item_rows < 0)),
     )
+
+
+def known_items(train: Interactions, held_out: HeldOut, item_vectors: NDArray[np.float32]) -> Catalogue:
+    """What the metrics of items need: users by training, prices by the test events, and any model's item vectors."""
+    return Catalogue(train.n_users, np.diff(train.by_item.indptr), item_vectors, held_out.prices)
+
+
+def check_metrics(metrics: Sequence[Metric], held_out: HeldOut | None) -> None:
+    """Raises EvaluationError for what a ranking for these events, or of candidates (None), cannot be measured by.
+
+    Measuring would say so as well, but after a training that may take hours.
+    """
+    for metric in metrics:
+        if held_out is None and metric.needs_catalogue:
+            metric.required(None)
+        if metric.kind == "diversity" and metric.k < 2:
+            raise EvaluationError(f"{metric.name}: a list of one item has no diversity: expected k of at least 2")
+        if held_out is not None and metric.kind == "revenue" and not held_out.relevant_price.any():
+            raise EvaluationError(
+                f"{metric.name}: no test event has a price above zero: does --price-column name the right column?"
+            )
 
 
 def rank_catalogue(
@@ -97,25 +154,47 @@ def rank_catalogue(
     metrics: Sequence[Metric],
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
-    """Rank all items but the user's history for each held-out user; returns the mean of each metric."""
+    """The mean of each metric of hits over the held-out users, as `catalogue_ranking` ranks for them."""
     depth = max(metric.k for metric in metrics)
-    n_items = len(scorer.item_vectors)
-    hits = np.zeros((len(held_out.users), depth), dtype=bool)
-    relevant = np.zeros(n_items, dtype=bool)
-    best = np.empty(min(depth, n_items), dtype=np.int64)
+    return measure(metrics, catalogue_ranking(scorer, history, held_out, depth, on_progress=on_progress)).means
+
+
+def catalogue_ranking(
+    scorer: Scorer,
+    history: Csr,
+    held_out: HeldOut,
+    depth: int,
+    *,
+    catalogue: Catalogue | None = None,
+    threads: int = 0,
+    on_progress: Callable[[float], None] | None = None,
+) -> Ranking:
+    """Rank all items but the user's history for each held-out user; the same for any number of threads (0: all)."""
+    n_users, n_items = len(held_out.users), len(scorer.item_vectors)
+    rows = np.full((n_users, depth), -1, dtype=np.int32)
+    hits = np.zeros((n_users, depth), dtype=bool)
     batch = max(1, _BATCH_SCORES // max(1, n_items))
-    for start in range(0, len(held_out.users), batch):
+
+    def rank(start: int) -> int:
         users = held_out.users[start : start + batch]
         scores = scorer.user_vectors[users] @ scorer.item_vectors.T
+        relevant = np.zeros(n_items, dtype=bool)
+        best = np.empty(min(depth, n_items), dtype=np.int64)
         for i, user in enumerate(users.tolist()):
             scores[i, history.row(user)[0]] = -np.inf
             size = top_positions(scores[i], best)
+            rows[start + i, :size] = best[:size]
             relevant[held_out.items[start + i]] = True
             hits[start + i, :size] = relevant[best[:size]]
             relevant[held_out.items[start + i]] = False
-        if on_progress is not None:
-            on_progress(min(1.0, (start + batch) / len(held_out.users)))
-    return summarize(metrics, hits, held_out.n_relevant)
+        return start + len(users)
+
+    # One BLAS thread for each of ours: fewer idle processors, and the same sums however many there are.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(resolved_threads(threads), "rank") as pool:
+        for ranked in pool.map(rank, range(0, n_users, batch)):
+            if on_progress is not None:
+                on_progress(ranked / n_users)
+    return Ranking(rows, hits, held_out.n_relevant, held_out.relevant_price, catalogue)
 
 
 def check_cases(candidates: Candidates, test: Interactions) -> None:
@@ -147,14 +226,19 @@ def match_cases(train: Interactions, candidates: Candidates) -> Cases:
 
 
 def rank_candidates(scorer: Scorer, cases: Cases, metrics: Sequence[Metric]) -> dict[str, float]:
-    """Rank each test item among its own candidates; items that training never saw rank last."""
-    depth = max(metric.k for metric in metrics)
+    """The mean of each metric of hits over the cases, as `candidates_ranking` ranks them."""
+    return measure(metrics, candidates_ranking(scorer, cases, max(metric.k for metric in metrics))).means
+
+
+def candidates_ranking(scorer: Scorer, cases: Cases, depth: int) -> Ranking:
+    """Rank each test item among its own candidates; items that training never saw are not listed."""
+    rows = np.full((len(cases.users), depth), -1, dtype=np.int32)
     hits = np.zeros((len(cases.users), depth), dtype=bool)
-    for i, (user, rows) in enumerate(zip(cases.users.tolist(), cases.items, strict=True)):
-        scores = np.full(len(rows), -np.inf, dtype=np.float32)
-        scores[rows >= 0] = scorer.item_vectors[rows[rows >= 0]] @ scorer.user_vectors[user]
-        target, others, other_rows = scores[0], scores[1:], rows[1:]
-        place = np.count_nonzero(others > target) + np.count_nonzero((others == target) & (other_rows < rows[0]))
-        if place < depth and rows[0] >= 0:
-            hits[i, place] = True
-    return summarize(metrics, hits, np.ones(len(cases.users), dtype=np.int64))
+    for i, (user, candidates) in enumerate(zip(cases.users.tolist(), cases.items, strict=True)):
+        known = candidates[candidates >= 0]
+        scores = scorer.item_vectors[known] @ scorer.user_vectors[user]
+        best = known[np.lexsort((known, -scores))][:depth]
+        rows[i, : len(best)] = best
+        hits[i, : len(best)] = best == candidates[0]
+    n_cases = len(cases.users)
+    return Ranking(rows, hits, np.ones(n_cases, dtype=np.int64), np.zeros(n_cases))

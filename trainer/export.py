@@ -10,11 +10,13 @@ import numpy as np
 from engine.calibration import MAX_QUERIES, Bags, add_measured_index, canary_scores, cart_queries, user_queries
 from engine.ids import StringTable
 from engine.index import IndexPlan
+from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
 from engine.release import Draft
 from engine.repository import Repository
 from trainer.als import Embeddings
 from trainer.interactions import Interactions
 from trainer.items import Attribute, Items
+from trainer.vectors import Alignment
 
 _MAX_SAMPLED_CART = 60
 
@@ -29,8 +31,12 @@ def publish_release(
     promised_recall: float,
     configuration: Mapping[str, Any],
     promote: bool,
+    alignment: Alignment | None = None,
 ) -> str:
-    """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached."""
+    """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
+
+    With an alignment, the release's vectors are exported through its rotation, otherwise as they are.
+    """
     options = embeddings.options
     carts = sample_carts(interactions, np.random.default_rng(options.seed))
     by_user = interactions.by_user
@@ -41,9 +47,11 @@ def publish_release(
     with repository.draft() as draft:
         _add_users(draft, interactions)
         attributes = _add_items(draft, interactions, items)
-        draft.add_array("parts/0/user_vectors", embeddings.user_vectors)
-        draft.add_array("parts/0/item_vectors", embeddings.item_vectors)
+        draft.add_array(USER_VECTORS, embeddings.user_vectors)
+        draft.add_array(ITEM_VECTORS, embeddings.item_vectors)
         draft.add_array("parts/0/spectrum", embeddings.spectrum)
+        if alignment is not None:
+            draft.add_array(EXPORT_ROTATION, alignment.rotation)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
         draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
@@ -75,6 +83,8 @@ def publish_release(
             "events": interactions.report.as_dict(),
             "configuration": dict(configuration),
         }
+        if alignment is not None:
+            fields["aligned_to"] = alignment.release_id
         return repository.publish(draft, fields, promote=promote)
 
 

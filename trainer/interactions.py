@@ -2,8 +2,9 @@
 
 Ids <-> rows, entries both ways, weights, counts, times, baskets, prices, and the report of what was dropped and why.
 Rows of users follow the bytes of their ids; rows of items fall with the number of their users (then by bytes), so that
-popular items come first. The work is done in DuckDB: trainer.events reads, trainer.cleaning drops, trainer.assembly
-numbers the rows and brings the arrays.
+popular items come first. The work is done in DuckDB: trainer.events reads, trainer.cleaning and
+trainer.netting drop, trainer.assembly numbers the rows and brings the arrays; trainer.splits takes the same road in
+parts.
 Checked by tests/test_interactions.py.
 """
 
@@ -11,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import duckdb
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from engine.ids import IdTable
 from trainer.assembly import number_rows, read_baskets, read_entries, read_ids, read_prices
-from trainer.cleaning import Cleaning, Report, clean
+from trainer.cleaning import Cleaning, Report, judge
 from trainer.errors import NothingLeft
 from trainer.events import DEFAULT_MEMORY_LIMIT, EventColumns, Step, open_workspace, stage_events
+from trainer.netting import check_times, net
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,13 @@ class Csr:
         entries = slice(self.indptr[row], self.indptr[row + 1])
         return self.indices[entries], self.values[entries]
 
+    def selected(self, rows: NDArray[Any]) -> Csr:
+        """Some rows, in the order given."""
+        sizes = np.diff(self.indptr)[rows]
+        indptr = np.append(0, np.cumsum(sizes)).astype(np.int64)
+        places = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], sizes)
+        return Csr(indptr, self.indices[places], self.values[places], n_columns=self.n_columns)
+
     def transposed(self) -> Csr:
         """The same entries, by column."""
         arrays = (self.values, self.indices, self.indptr)
@@ -62,11 +73,13 @@ class Csr:
 class Baskets:
     """What was bought together: basket b holds the item rows indices[indptr[b]:indptr[b + 1]], rising, two or more.
 
-    A basket is one basket id of one user. Entries with a negative value do not count. Ordered by basket id, then user.
+    A basket is one basket id of one user, `user_rows` int32 (n_baskets,). Entries with a negative value do not count.
+    Ordered by basket id, then user.
     """
 
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
+    user_rows: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -108,6 +121,12 @@ class Interactions:
         liked = self.by_user.indices[self.by_user.values > 0]
         return np.bincount(liked, minlength=self.n_items).astype(np.int32)
 
+    def arrays(self) -> list[NDArray[Any]]:
+        """What makes a training what it is: ids and entries by user."""
+        entries = self.by_user
+        of_ids = [*self.user_ids.arrays().values(), *self.item_ids.arrays().values()]
+        return [entries.indptr, entries.indices, entries.values, *of_ids]
+
     @property
     def n_entries(self) -> int:
         """Pairs of user and item."""
@@ -139,20 +158,34 @@ def read_interactions(
     with open_workspace(threads, memory_limit) as connection:
         stage_events(connection, sources, columns, step, timestamp_format)
         step("cleaning")
-        report = clean(connection, cleaning)
-        if not report.rows_kept or report.is_unclear:
-            found = "most rows hold values that cannot be understood" if report.rows_kept else "no events are left"
-            raise NothingLeft(
-                f"{', '.join(map(str, sources))}: {found}. The report says why; is a column mapped to a wrong name? "
-                f"Times may need --timestamp-format, and numbers a decimal point\n{report.table()}"
-            )
+        report = judge(connection, cleaning).then(net(connection, cleaning))
+        refuse_nothing(connection, report, sources, cleaning)
         step("numbering users and items")
-        number_rows(connection)
-        entries = read_entries(connection, cleaning.weighting)
-        baskets = read_baskets(connection)
-        prices = read_prices(connection)
-        user_ids = IdTable.over(read_ids(connection, "user"))
-        item_ids = IdTable.over(read_ids(connection, "item"))
+        return assemble(connection, cleaning, report)
+
+
+def refuse_nothing(
+    connection: duckdb.DuckDBPyConnection, report: Report, sources: Sequence[str], cleaning: Cleaning
+) -> None:
+    """Raises NothingLeft after cleaning; UsageError for a half-life where no event has a time."""
+    if not report.rows_kept or report.is_unclear:
+        found = "most rows hold values that cannot be understood" if report.rows_kept else "no events are left"
+        raise NothingLeft(
+            f"{', '.join(map(str, sources))}: {found}. The report says why; is a column mapped to a wrong name? "
+            f"Times may need --timestamp-format, and numbers a decimal point\n{report.table()}"
+        )
+    if cleaning.half_life_days is not None:
+        check_times(connection, "a half-life")
+
+
+def assemble(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning, report: Report) -> Interactions:
+    """What `events` and `pairs` say, which trainer.netting leaves; `pairs` is gone afterwards."""
+    number_rows(connection)
+    entries = read_entries(connection, cleaning)
+    baskets = read_baskets(connection)
+    prices = read_prices(connection)
+    user_ids = IdTable.over(read_ids(connection, "user"))
+    item_ids = IdTable.over(read_ids(connection, "item"))
     by_user = Csr(entries.indptr, entries.item_rows, entries.values, n_columns=len(item_ids))
     return Interactions(
         user_ids=user_ids,

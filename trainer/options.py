@@ -42,7 +42,13 @@ class AlsOptions:
     )
     seed: int = option("seed of everything random; the same seed gives the same bits", 42, metavar="N", minimum=0)
     threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)
-    solver: str = option("row solver", "exact", choices=("exact",))
+    tolerance: float = option(
+        "each row is solved until its loss is within this share of its minimum; in the last epoch to the rounding of "
+        "float32",
+        1e-5,
+        metavar="X",
+        minimum=0,
+    )
 
     def unobserved_weight_for(self, n_users: int, n_items: int, n_entries: int) -> float:
         """The unobserved weight given, or the one that data of this density asks for.
@@ -75,7 +81,27 @@ class EventOptions:
     price_column: str = option("column of the price", "price", metavar="NAME")
     basket_column: str = option("column of the basket or invoice", "basket_id", metavar="NAME")
     event_weights: str = option("weights by kind of event, such as view=0.2,purchase=1", "", metavar="LIST")
-    weighting: str = option("weight of an entry: see docs/user-guide.md", "log", choices=("binary", "count", "log"))
+    weighting: str = option(
+        "weight of an entry: see docs/user-guide.md", "log", choices=("binary", "count", "log", "tfidf", "bm25")
+    )
+    saturation: float = option(
+        "k1 of bm25: how soon more events of a user and item stop counting", 1.2, metavar="X", minimum=1e-6
+    )
+    length_normalization: float = option(
+        "b of bm25: how much less an entry of a user with many events weighs",
+        0.75,
+        metavar="X",
+        minimum=0,
+        maximum=1,
+    )
+    half_life_days: float | None = option(
+        "days in which the weight of an event is halved (default: weights do not decay)",
+        None,
+        metavar="DAYS",
+        minimum=0.001,
+    )
+    min_user_items: int = option("users with fewer items are dropped", 1, metavar="N", minimum=1)
+    min_item_users: int = option("items with fewer users are dropped", 1, metavar="N", minimum=1)
     non_product_pattern: str | None = option(
         "regular expression of item ids that are fees, not products; '' keeps all", None, metavar="REGEX"
     )
@@ -100,7 +126,15 @@ class EventOptions:
                 weights[kind.strip()] = float(number)
             except ValueError:
                 raise UsageError(f"--event-weights: found {entry!r}, expected KIND=NUMBER, such as view=0.2") from None
-        rules = Cleaning(event_weights=weights, weighting=self.weighting)  # type: ignore[arg-type]
+        rules = Cleaning(
+            event_weights=weights,
+            weighting=self.weighting,  # type: ignore[arg-type]
+            saturation=self.saturation,
+            length_normalization=self.length_normalization,
+            half_life_days=self.half_life_days,
+            min_user_items=self.min_user_items,
+            min_item_users=self.min_item_users,
+        )
         if self.non_product_pattern is None:
             return rules
         return dataclasses.replace(rules, non_product_pattern=self.non_product_pattern)
@@ -119,4 +153,18 @@ class TrainOptions(AlsOptions, EventOptions):
     recall: float = option("recall@20 that the index must keep, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
     factory: str = option("FAISS factory string of the index", "Flat", metavar="STRING")
     search_parameters: str = option("FAISS search parameters, such as 'efSearch=256'", "", metavar="STRING")
+    checkpoint: Path | None = option(
+        "file that holds the state after each epoch: the same command goes on from it; removed when it has published",
+        None,
+        metavar="FILE",
+    )
+    early_stopping: int = option(
+        "end after N epochs that find held-out items no better than the best epoch, whose items are the result; 0: off",
+        0,
+        metavar="N",
+        minimum=0,
+    )
+    warm_start: str | None = option(
+        "start from the item vectors of this release, an id or 'live'; fewer --epochs will do", None, metavar="RELEASE"
+    )
     promote: bool = option("make the release live", True)

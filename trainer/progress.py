@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar that redraws itself, or plain lines where the output is not a terminal."""
+"""Progress of a training: a line an epoch, and below them, on a terminal, a bar that redraws itself."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from trainer.als import TrainingProgress
+from trainer.als import Epoch, TrainingProgress
 
 
 class Steps:
@@ -27,49 +27,73 @@ class Steps:
 
 
 @contextmanager
-def training_progress(*, quiet: bool = False) -> Iterator[Callable[[TrainingProgress], None]]:
-    """Something to hand to train_als as `on_progress`."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield _Lines(quiet=quiet)
+def training_progress(
+    *, quiet: bool = False, validation: Callable[[], str] | None = None
+) -> Iterator[Callable[[TrainingProgress], None]]:
+    """Something to hand to train as `on_progress`; `validation` says what was measured after the last epoch."""
+    if quiet:
+        yield lambda progress: None
         return
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield _Bar(progress)
+    lines = _Lines(validation or (lambda: ""))
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lines
+        return
+    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+    # What is printed meanwhile, the lines too, rich puts above the bar.
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(progress: TrainingProgress) -> None:
+            lines(progress)
+            bar.update(task, completed=progress.done, description=_position(progress))
+
+        yield show
 
 
 class _Lines:
-    """One line an epoch."""
+    """One line an epoch, when it is done."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._epoch = 0
+    def __init__(self, validation: Callable[[], str]) -> None:
+        self._validation = validation
+        self._told: Epoch | None = None
 
     def __call__(self, progress: TrainingProgress) -> None:
-        if self._quiet or progress.epoch == self._epoch or progress.loss is None:
+        last = progress.last
+        if last is None or last is self._told:
             return
-        self._epoch = progress.epoch
-        left = progress.seconds / progress.done - progress.seconds
-        line = f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:,.1f}"
-        print(f"{line}, {progress.seconds:.1f} s, {left:.0f} s left", file=sys.stderr, flush=True)
+        self._told = last
+        rows = (len(last.item_vectors) + last.n_users) / last.seconds
+        told = (
+            f"epoch {last.epoch}/{progress.epochs}: {_objective(last)}",
+            self._validation(),
+            f"{_short(rows)} rows/s",
+            f"{_seconds_left(progress):,.0f} s left",
+        )
+        print(", ".join(filter(None, told)), file=sys.stderr, flush=True)
 
 
-class _Bar:
-    """A bar with the epoch and the loss."""
+def _position(progress: TrainingProgress) -> str:
+    """What the bar says: the epoch in work, and the time."""
+    epoch = progress.last.epoch + 1 if progress.last else None
+    told = f"epoch {min(epoch, progress.epochs)}/{progress.epochs}, " if epoch else ""
+    return f"{told}{progress.seconds:,.0f} s, {_seconds_left(progress):,.0f} s left"
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=1.0)
 
-    def __call__(self, progress: TrainingProgress) -> None:
-        loss = "" if progress.loss is None else f", loss {progress.loss:,.1f}"
-        text = f"epoch {progress.epoch}/{progress.epochs}{loss}"
-        self._progress.update(self._task, completed=progress.done, description=text)
+def _objective(epoch: Epoch) -> str:
+    """The objective and its parts."""
+    parts = {"observed": epoch.observed, "unobserved": epoch.unobserved, "penalty": epoch.penalty}
+    return f"loss {epoch.loss:,.0f} = " + " + ".join(f"{name} {_short(value)}" for name, value in parts.items())
+
+
+def _short(value: float) -> str:
+    """Three digits, such as 1.23M: a line has many numbers."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # From 999.5 on three digits are those of the next letter.
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _seconds_left(progress: TrainingProgress) -> float:
+    return progress.seconds / progress.done - progress.seconds if progress.done else 0.0

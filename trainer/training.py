@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.configuration import as_mapping
 from engine.index import IndexPlan, check_plan
 from engine.repository import Repository
-from trainer.als import train_als
+from trainer.als import Embeddings, train
+from trainer.checkpoint import Checkpoint
+from trainer.early_stopping import ITEM_COPIES, METRIC, EarlyStopping
 from trainer.export import publish_release
-from trainer.interactions import read_interactions
+from trainer.interactions import Interactions, read_interactions
 from trainer.items import read_catalogue
+from trainer.memory import require_memory
 from trainer.options import TrainOptions
 from trainer.progress import Steps, training_progress
+from trainer.vectors import Alignment, align
+from trainer.warm_start import Previous, initial_items, live_release, release_to_start_from
 
 _log = logging.getLogger("nearcart")
 
@@ -22,6 +30,8 @@ def train_release(options: TrainOptions) -> str:
     als, columns = options.als(), options.columns()
     plan = IndexPlan(options.factory, options.search_parameters)
     check_plan(plan, als.factors)
+    repository = Repository(options.releases)
+    previous = release_to_start_from(repository, options.warm_start, als.factors)
     step = Steps(quiet=options.quiet)
     step("reading events")
     interactions = read_interactions(
@@ -49,11 +59,11 @@ def train_release(options: TrainOptions) -> str:
         f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries; "
         f"training {als.factors} factors for {als.epochs} epochs"
     )
-    with training_progress(quiet=options.quiet) as show:
-        embeddings = train_als(interactions, als, show)
+    start = None if previous is None else initial_items(previous, interactions.item_ids, als)
+    embeddings = _learned(interactions, options, start, step)
     step("building and measuring the index")
     release_id = publish_release(
-        Repository(options.releases),
+        repository,
         interactions,
         items,
         embeddings,
@@ -61,6 +71,55 @@ def train_release(options: TrainOptions) -> str:
         promised_recall=options.recall,
         configuration=as_mapping(options),
         promote=options.promote,
+        alignment=_aligned(previous or live_release(repository, als.factors), interactions, embeddings),
     )
+    if options.checkpoint is not None:
+        Checkpoint(options.checkpoint).remove()
     step(f"published {options.releases / release_id}" + (", live" if options.promote else ", not promoted"))
     return release_id
+
+
+def _learned(
+    interactions: Interactions, options: TrainOptions, initial_items: NDArray[np.float32] | None, step: Steps
+) -> Embeddings:
+    """Train, with what the options ask for beside it."""
+    stopping = None
+    if options.early_stopping:
+        require_memory(interactions, options, item_copies=ITEM_COPIES)
+        stopping = EarlyStopping(interactions, options, options.early_stopping)
+        step(f"holding out an item of {stopping.n_users:,} users, to measure {METRIC} after each epoch")
+    checkpoint = None
+    if options.checkpoint is not None:
+        details = {"early_stopping": options.early_stopping}
+        checkpoint = Checkpoint(options.checkpoint, companion=stopping, details=details, on_step=step)
+    validation = None if stopping is None else stopping.described
+    try:
+        with training_progress(quiet=options.quiet, validation=validation) as show:
+            embeddings = train(
+                interactions if stopping is None else stopping.training,
+                options.als() if stopping is None else stopping.options,
+                initial_items=initial_items,
+                checkpoint=checkpoint,
+                on_progress=show,
+                on_epoch=stopping,
+            )
+    except (KeyboardInterrupt, SystemExit):
+        if options.checkpoint is not None and options.checkpoint.exists():
+            step(f"interrupted: the same command goes on from {options.checkpoint}")
+        raise
+    if stopping is None:
+        return embeddings
+    best = f"{METRIC} {max(stopping.values):.4f}"
+    step(f"took the items of epoch {stopping.best_epoch} of {len(stopping.values)}, the best by {best}")
+    return stopping.completed(embeddings)
+
+
+def _aligned(previous: Previous | None, interactions: Interactions, embeddings: Embeddings) -> Alignment | None:
+    """How to export the vectors, near to those of the release before; said in the log."""
+    alignment = None if previous is None else align(previous, interactions.item_ids, embeddings.item_vectors)
+    if alignment is not None:
+        _log.info(
+            "exported vectors are aligned to release %s: median cosine %.4f over %s common items",
+            alignment.release_id, alignment.median_cosine, f"{alignment.n_items:,}",
+        )  # fmt: skip
+    return alignment

@@ -1,0 +1,178 @@
+"""A training that was interrupted goes on: the item vectors after the last finished epoch, in one file.
+
+Rows are solved from nothing in each epoch (trainer.als), so items, losses and the epoch are all there is to keep, and
+what early stopping remembers. The file is replaced by rename: whoever is killed leaves the epoch before or the epoch
+after, whole. What it was writing has one fixed name beside the file, so that the next save takes its place. The file
+names the data and options that it belongs to. Checked by tests/test_checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UsageError
+from trainer.digest import digest_of
+from trainer.errors import CheckpointMismatch
+from trainer.interactions import Interactions
+from trainer.options import AlsOptions
+
+_log = logging.getLogger("nearcart")
+
+_FORMAT = 1
+_FREE = ("threads",)
+"""Options that may change between stopping and going on: they change no bit of the result."""
+_COMPANION = "companion_"
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file raises: besides its own errors, numpy and zipfile take bad bytes for other formats."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The state after the epoch `len(losses)`."""
+
+    item_vectors: NDArray[np.float32]
+    losses: tuple[float, ...]
+
+
+class Companion(Protocol):
+    """What else a training must have again to go on, such as early stopping."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What to save after an epoch."""
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Be as when `state` was saved."""
+
+
+class Checkpoint:
+    """A file that holds the state of one training, and of its companion.
+
+    `details` are options that change the result beside those of ALS. `on_step` is told, in words, where training goes
+    on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        companion: Companion | None = None,
+        details: Mapping[str, Any] | None = None,
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = path
+        self._beside = path.with_name(f".{path.name}.partial")
+        self._companion = companion
+        self._details = dict(details or {})
+        self._on_step = on_step
+        self._epochs = 0
+        self._identity: dict[str, Any] = {}
+
+    def bind(
+        self, interactions: Interactions, options: AlsOptions, unobserved_weight: float, start: NDArray[np.float32]
+    ) -> None:
+        """Say what the training is of: data, options, and the item vectors that it starts from.
+
+        Raises UsageError where the file cannot be written: better now than after the first epoch.
+        """
+        named = {name: value for name, value in dataclasses.asdict(options.als()).items() if name not in _FREE}
+        del named["unobserved_weight"]
+        # In the order in which a difference is told: causes before what follows from them.
+        self._identity = {
+            "format": _FORMAT,
+            **self._details,
+            **named,
+            "data": digest_of(*interactions.arrays()),
+            "unobserved_weight": unobserved_weight,
+            "start": digest_of(start),
+        }
+        self._epochs = options.epochs
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._beside.touch()
+            self._beside.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"the checkpoint {self.path} cannot be written ({error}): name a file in a directory that you may "
+                "write to"
+            ) from error
+
+    def load(self) -> Saved | None:
+        """The state that the file holds, also given back to the companion; None where there is no file.
+
+        Raises CheckpointMismatch where it is of another training, or cannot be read.
+        """
+        try:
+            # Opened here: np.load leaves a damaged file open.
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                self._require(json.loads(str(file["identity"])))
+                saved = Saved(file["item_vectors"], tuple(file["losses"].tolist()))
+                names = [name for name in file.files if name.startswith(_COMPANION)]
+                state = {name.removeprefix(_COMPANION): file[name] for name in names}
+        except FileNotFoundError:
+            return None
+        except _DAMAGE as error:
+            raise CheckpointMismatch(
+                f"{self.path} is no checkpoint, or a damaged one ({error}): remove it to start anew"
+            ) from error
+        if self._companion is not None:
+            self._companion.restore(state)
+        if self._on_step is not None:
+            self._on_step(f"going on after epoch {len(saved.losses)} of {self._epochs}, from {self.path}")
+        return saved
+
+    def save(self, item_vectors: NDArray[np.float32], losses: Sequence[float]) -> None:
+        """Replace the file, atomically and durably. A full disk is a warning: the training is worth more."""
+        state = self._companion.state() if self._companion is not None else {}
+        arrays: dict[str, Any] = {
+            "identity": np.array(json.dumps(self._identity)),
+            "item_vectors": item_vectors,
+            "losses": np.array(losses, dtype=np.float64),
+            **{f"{_COMPANION}{name}": array for name, array in state.items()},
+        }
+        try:
+            with self._beside.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            self._beside.replace(self.path)
+            _sync_directory(self.path.parent)
+        except OSError as error:
+            _log.warning("the checkpoint %s could not be written, training goes on without: %s", self.path, error)
+
+    def remove(self) -> None:
+        """Remove the file: what it was kept for is done."""
+        self._beside.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def _require(self, identity: Mapping[str, Any]) -> None:
+        for name, expected in self._identity.items():
+            found = identity.get(name)
+            if found != expected:
+                told = {"data": "other events", "start": "other first vectors"}.get(
+                    name, f"{name} {found}, and this training has {expected}"
+                )
+                raise CheckpointMismatch(
+                    f"the checkpoint {self.path} is of a training with {told}: "
+                    "remove it to start anew, or give the options and events that it was made with"
+                )
+
+
+def _sync_directory(path: Path) -> None:
+    """A name is on the disk only when its directory is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,112 @@
+"""Tables of vectors in the eigenbasis of their Gram matrix: what a row solve reads.
+
+A table is rotated, and rounded to 16 bits with one scale a row, when its side becomes the fixed one of a half epoch:
+half the bytes to gather, at an error of 1.5e-5 of a row's largest coordinate. Sums run over fixed blocks in their
+order, with BLAS held to one thread by the caller, so that the same vectors give the same bits for any number of
+threads. Held against its definition by tests/test_eigenbasis.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from engine.signatures import FASTMATH, float32_out, float32_rows_out, int16_rows_out
+
+_GRAM_ROWS = 16_384
+_GRAM_FLOAT32_ROWS = 1024
+"""Rows whose products are summed in float32; blocks of them in float64."""
+_ROTATION_FLOATS = 1 << 18
+"""Rows rotated at a time, in elements: 1 MiB of scratch."""
+_LARGEST = np.iinfo(np.int16).max
+
+
+@dataclass(frozen=True)
+class Table:
+    """One side, ready to be gathered from, as engine.row_solver.solve_rows takes it.
+
+    `vectors` float32 (n, d) with empty `row_scales`, or int16 with `row_scales` float32 (n,): vector r is then
+    row_scales[r] * vectors[r]. `spectrum` float32 (d,) is the falling diagonal of their Gram matrix, `rotation` float32
+    (d, d) what brought them here.
+    """
+
+    vectors: NDArray[Any]
+    row_scales: NDArray[np.float32]
+    spectrum: NDArray[np.float32]
+    rotation: NDArray[np.float32]
+
+
+def gram(vectors: NDArray[np.float32], pool: ThreadPoolExecutor) -> NDArray[np.float64]:
+    """vectors'vectors, float64 (d, d)."""
+    d = vectors.shape[1]
+
+    def block(start: int) -> NDArray[np.float64]:
+        out = np.zeros((d, d))
+        for first in range(start, min(start + _GRAM_ROWS, len(vectors)), _GRAM_FLOAT32_ROWS):
+            rows = vectors[first : min(first + _GRAM_FLOAT32_ROWS, start + _GRAM_ROWS)]
+            out += rows.T @ rows
+        return out
+
+    total = np.zeros((d, d))
+    for part in pool.map(block, range(0, len(vectors), _GRAM_ROWS)):
+        total += part
+    return total
+
+
+def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: ThreadPoolExecutor) -> Table:
+    """A table of float32 vectors, rotated in place to the eigenvectors of their Gram matrix, the largest first."""
+    rotation, spectrum = _eigenbasis(gram_matrix)
+
+    def rotate(start: int, stop: int) -> None:
+        vectors[start:stop] = vectors[start:stop] @ rotation
+
+    _over_blocks(rotate, vectors, pool)
+    return Table(vectors, np.empty(0, dtype=np.float32), spectrum, rotation)
+
+
+def packed(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: ThreadPoolExecutor) -> Table:
+    """The same in 16 bits; the vectors themselves stay as they are."""
+    rotation, spectrum = _eigenbasis(gram_matrix)
+    table = Table(np.empty(vectors.shape, dtype=np.int16), np.empty(len(vectors), dtype=np.float32), spectrum, rotation)
+
+    def rotate(start: int, stop: int) -> None:
+        _pack(vectors[start:stop] @ rotation, table.vectors[start:stop], table.row_scales[start:stop])
+
+    _over_blocks(rotate, vectors, pool)
+    return table
+
+
+def _over_blocks(work: Callable[[int, int], None], vectors: NDArray[np.float32], pool: ThreadPoolExecutor) -> None:
+    size = max(1, _ROTATION_FLOATS // vectors.shape[1])
+    starts = range(0, len(vectors), size)
+    for _ in pool.map(work, starts, (start + size for start in starts)):
+        pass
+
+
+def _eigenbasis(gram_matrix: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Eigenvectors by column and eigenvalues, the largest first."""
+    eigenvalues, eigenvectors = np.linalg.eigh(gram_matrix)
+    rotation = np.ascontiguousarray(eigenvectors[:, ::-1], dtype=np.float32)
+    return rotation, np.maximum(eigenvalues[::-1], 0.0).astype(np.float32)
+
+
+@njit((float32_rows_out, int16_rows_out, float32_out), nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+def _pack(rows, out, row_scales):  # type: ignore[no-untyped-def]
+    """Round each row to 16 bits, its largest element in size to 32767."""
+    n, d = rows.shape
+    for r in range(n):
+        row, target = rows[r], out[r]
+        largest = np.float32(0)
+        for k in range(d):
+            largest = max(largest, abs(row[k]))
+        row_scales[r] = largest / np.float32(_LARGEST)
+        inverse = np.float32(_LARGEST) / largest if largest > 0 else np.float32(0)
+        for k in range(d):
+            scaled = row[k] * inverse
+            target[k] = np.int16(np.int32(scaled + np.float32(0.5) if scaled >= 0 else scaled - np.float32(0.5)))

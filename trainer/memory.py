@@ -1,0 +1,104 @@
+"""What a training will hold at its peak, predicted before it starts, and what the machine or the container has left.
+
+The prediction counts what grows with the data: tables of vectors. It is held against a measured process by
+tests/test_memory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.errors import MemoryShort
+from trainer.interactions import Interactions
+from trainer.options import AlsOptions
+
+_FLOAT_BYTES = 4
+_PACKED_BYTES = 2
+_SCRATCH_BYTES = 64 << 20
+"""Buffers of all threads, blocks of rotations and Gram matrices, at ordinary sizes."""
+_MATRICES = 8
+"""Float64 matrices of factors by factors at a time: Gram matrices, blocks of them, what LAPACK works in."""
+
+
+def predicted_bytes(n_users: int, n_items: int, factors: int, *, item_copies: int = 0) -> int:
+    """What training takes beyond the interactions: both sides' vectors, the larger one again in 16 bits, scratch.
+
+    `item_copies` float32 tables of items are held besides, as early stopping does.
+    """
+    vectors = (n_users + (1 + item_copies) * n_items) * factors * _FLOAT_BYTES
+    table = max(n_users, n_items) * (factors * _PACKED_BYTES + _FLOAT_BYTES)
+    matrices = _MATRICES * factors * factors * 8
+    return vectors + table + matrices + _SCRATCH_BYTES
+
+
+def require_memory(
+    interactions: Interactions, options: AlsOptions, *, item_copies: int = 0, available: int | None = None
+) -> None:
+    """Raises MemoryShort where training would not fit into `available` bytes; without them, what there is."""
+    needed = predicted_bytes(interactions.n_users, interactions.n_items, options.factors, item_copies=item_copies)
+    left = available_bytes() if available is None else available
+    if left is not None and needed > left:
+        sizes = f"{interactions.n_users:,} users and {interactions.n_items:,} items with {options.factors} factors"
+        raise MemoryShort(
+            f"training {sizes} takes about {_spelled(needed)} beside the events; {_spelled(left)} are available: lower "
+            "--factors, drop rare users or items (--min-user-items, --min-item-users), or take a larger machine"
+        )
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """What this process may still take: of the machine, or of its control groups if that is less; None where unknown.
+
+    `root` is where the system's files are found.
+    """
+    found = [*_machine_bytes(root), *_group_bytes(root)]
+    return min(found) if found else None
+
+
+def _machine_bytes(root: Path) -> Iterator[int]:
+    info = root / "proc" / "meminfo"
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+
+
+def _group_bytes(root: Path) -> Iterator[int]:
+    """What each control group that this process is in has left, of version 2 and of version 1.
+
+    A container may see its own group at the top of the mount, under whatever name the host has for it: look at both.
+    """
+    groups = root / "proc" / "self" / "cgroup"
+    if not groups.is_file():
+        return
+    for line in groups.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = root / "sys" / "fs" / "cgroup", ("memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            mount = root / "sys" / "fs" / "cgroup" / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        else:
+            continue
+        own = mount / path.strip("/")
+        for group in dict.fromkeys((own, *own.parents, mount)):
+            if group.is_relative_to(mount):
+                yield from _left_of(group, *names)
+
+
+def _left_of(group: Path, limit_name: str, used_name: str, prefix: str) -> Iterator[int]:
+    """The limit less what is used. Pages of files, such as the events just read, count as used but give way."""
+    try:
+        limit = (group / limit_name).read_text().strip()
+        used = int((group / used_name).read_text())
+        statistics = (group / "memory.stat").read_text().split()
+    except OSError:
+        return
+    if limit != "max":
+        amounts = dict(zip(statistics[::2], statistics[1::2], strict=False))
+        files = sum(int(amounts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        yield max(0, int(limit) - max(0, used - files))
+
+
+def _spelled(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
