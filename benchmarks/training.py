@@ -43,11 +43,11 @@ from benchmarks.made_sets import made_set, movielens_shape
 from benchmarks.raw_rows import write_rows
 from benchmarks.rivals import NEARCART_TOLERANCES, RIVALS, Setting
 from benchmarks.training_tables import epochs_to, is_nearcart, print_tables
-from trainer.als import resolved_threads
 from trainer.cleaning import Cleaning
 from trainer.events import EventColumns
 from trainer.interactions import Csr, read_interactions
 from trainer.options import AlsOptions
+from trainer.threads import resolved_threads
 
 _SETS = {
     "gowalla": ("gowalla-lightgcn/train.txt.zst", EventColumns()),

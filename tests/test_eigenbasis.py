@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from trainer import eigenbasis
 from trainer.eigenbasis import gram, packed, rotated
+from trainer.threads import Threads
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +23,8 @@ def one_blas_thread():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Many blocks from little data."""
-    monkeypatch.setattr(eigenbasis, "_GRAM_ROWS", 64)
-    monkeypatch.setattr(eigenbasis, "_GRAM_FLOAT32_ROWS", 24)
+    monkeypatch.setattr(eigenbasis, "_GRAM_ROWS", 24)
+    monkeypatch.setattr(eigenbasis, "GRAM_BLOCKS", 5)
     monkeypatch.setattr(eigenbasis, "_ROTATION_FLOATS", 500)
 
 
@@ -37,7 +36,7 @@ def made_vectors(n, d, seed=0):
 
 
 def on_threads(n, work, *arguments):
-    with ThreadPoolExecutor(n) as pool:
+    with Threads(n) as pool:
         return work(*arguments, pool)
 
 

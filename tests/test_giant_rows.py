@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from made_interactions import interactions_of, random_matrix
@@ -11,6 +9,7 @@ from made_interactions import interactions_of, random_matrix
 from engine.row_solver import EXACT
 from trainer.eigenbasis import gram, rotated
 from trainer.half_epoch import Penalty, RowNotFinite, giant_rows, solve_side
+from trainer.threads import Threads
 
 PENALTY = Penalty(0.1, 0.02, 0.7)
 FACTORS = 9
@@ -25,7 +24,7 @@ def giants(monkeypatch):
 
 
 def solved(by_item, users, threads):
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads(threads) as pool:
         table = rotated(users.copy(), gram(users, pool), pool)
         out = np.full((by_item.n_rows, FACTORS), np.nan, dtype=np.float32)
         sums = solve_side(by_item, table, PENALTY, EXACT, out, pool)

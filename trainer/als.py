@@ -13,10 +13,8 @@ The same seed gives the same bits for any number of threads. Held against tests/
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +30,7 @@ from trainer.half_epoch import Penalty, RowNotFinite, Solved, solve_side
 from trainer.interactions import Interactions
 from trainer.memory import require_memory
 from trainer.options import AlsOptions
+from trainer.threads import Threads
 
 Vectors = NDArray[np.float32]
 
@@ -137,14 +136,6 @@ def train(
             raise
 
 
-def resolved_threads(threads: int) -> int:
-    """The number of threads that `threads` means; 0 means every processor this process may use."""
-    if threads:
-        return threads
-    # Where the system can bind a process to processors (Linux), a container's share is smaller than the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Run:
     """The state of one training, dropped with it."""
 
@@ -158,7 +149,7 @@ class _Run:
             options.regularization,
             options.regularization_exponent,
         )
-        self.pool = ThreadPoolExecutor(resolved_threads(options.threads), thread_name_prefix="als")
+        self.pool = Threads(options.threads)
         self._on_progress = on_progress
         self._started = time.monotonic()
         self._half = 0

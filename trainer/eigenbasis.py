@@ -9,7 +9,6 @@ threads. Held against its definition by tests/test_eigenbasis.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine.signatures import FASTMATH, float32_out, float32_rows_out, int16_rows_out
+from trainer.threads import Threads
 
-_GRAM_ROWS = 16_384
-_GRAM_FLOAT32_ROWS = 1024
+_GRAM_ROWS = 1024
 """Rows whose products are summed in float32; blocks of them in float64."""
+GRAM_BLOCKS = 32
+"""At most so many sums over blocks of rows are held at a time."""
 _ROTATION_FLOATS = 1 << 18
 """Rows rotated at a time, in elements: 1 MiB of scratch."""
 _LARGEST = np.iinfo(np.int16).max
@@ -42,24 +43,28 @@ class Table:
     rotation: NDArray[np.float32]
 
 
-def gram(vectors: NDArray[np.float32], pool: ThreadPoolExecutor) -> NDArray[np.float64]:
+def gram(vectors: NDArray[np.float32], pool: Threads) -> NDArray[np.float64]:
     """vectors'vectors, float64 (d, d)."""
     d = vectors.shape[1]
 
-    def block(start: int) -> NDArray[np.float64]:
-        out = np.zeros((d, d))
-        for first in range(start, min(start + _GRAM_ROWS, len(vectors)), _GRAM_FLOAT32_ROWS):
-            rows = vectors[first : min(first + _GRAM_FLOAT32_ROWS, start + _GRAM_ROWS)]
-            out += rows.T @ rows
-        return out
+    parts = np.zeros((gram_blocks(len(vectors)), d, d))
 
-    total = np.zeros((d, d))
-    for part in pool.map(block, range(0, len(vectors), _GRAM_ROWS)):
-        total += part
+    def add_block(block: int) -> None:
+        for start in range(block * _GRAM_ROWS, len(vectors), len(parts) * _GRAM_ROWS):
+            rows = vectors[start : start + _GRAM_ROWS]
+            parts[block] += rows.T @ rows
+
+    pool.each(add_block, len(parts))
+    total: NDArray[np.float64] = parts.sum(axis=0)
     return total
 
 
-def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: ThreadPoolExecutor) -> Table:
+def gram_blocks(n_rows: int) -> int:
+    """How many sums `gram` holds at a time."""
+    return min(-(-n_rows // (4 * _GRAM_ROWS)), GRAM_BLOCKS)
+
+
+def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads) -> Table:
     """A table of float32 vectors, rotated in place to the eigenvectors of their Gram matrix, the largest first."""
     rotation, spectrum = _eigenbasis(gram_matrix)
 
@@ -70,7 +75,7 @@ def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool
     return Table(vectors, np.empty(0, dtype=np.float32), spectrum, rotation)
 
 
-def packed(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: ThreadPoolExecutor) -> Table:
+def packed(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads) -> Table:
     """The same in 16 bits; the vectors themselves stay as they are."""
     rotation, spectrum = _eigenbasis(gram_matrix)
     table = Table(np.empty(vectors.shape, dtype=np.int16), np.empty(len(vectors), dtype=np.float32), spectrum, rotation)
@@ -82,11 +87,9 @@ def packed(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool:
     return table
 
 
-def _over_blocks(work: Callable[[int, int], None], vectors: NDArray[np.float32], pool: ThreadPoolExecutor) -> None:
+def _over_blocks(work: Callable[[int, int], None], vectors: NDArray[np.float32], pool: Threads) -> None:
     size = max(1, _ROTATION_FLOATS // vectors.shape[1])
-    starts = range(0, len(vectors), size)
-    for _ in pool.map(work, starts, (start + size for start in starts)):
-        pass
+    pool.each(lambda block: work(block * size, (block + 1) * size), -(-len(vectors) // size))
 
 
 def _eigenbasis(gram_matrix: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -10,7 +10,6 @@ in from a history of their own. Checked by tests/test_evaluate.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from engine.scoring import top_positions
-from trainer.als import Embeddings, resolved_threads
+from trainer.als import Embeddings
 from trainer.candidates import Candidates
 from trainer.errors import EvaluationError
 from trainer.interactions import Csr, Interactions
 from trainer.metrics import Catalogue, Counts, Metric, PerUser, Ranking, measure
+from trainer.threads import Threads
 
 _BATCH_SCORES = 1 << 22
 """Scores that a thread holds at a time, 16 MiB of float32. Bounds of batches never depend on the number of threads."""
@@ -190,7 +190,7 @@ def catalogue_ranking(
         return start + len(users)
 
     # One BLAS thread for each of ours: fewer idle processors, and the same sums however many there are.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(resolved_threads(threads), "rank") as pool:
+    with threadpool_limits(1, "blas"), Threads(threads) as pool:
         for ranked in pool.map(rank, range(0, n_users, batch)):
             if on_progress is not None:
                 on_progress(ranked / n_users)

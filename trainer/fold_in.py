@@ -5,17 +5,15 @@ Serving does the same with one row at a time and a release's items (engine.encod
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from engine.row_solver import EXACT
-from trainer.als import resolved_threads
 from trainer.eigenbasis import gram, rotated
 from trainer.half_epoch import Penalty, solve_side
 from trainer.interactions import Csr
+from trainer.threads import Threads
 
 Vectors = NDArray[np.float32]
 
@@ -27,6 +25,6 @@ def fold_in(histories: Csr, item_vectors: Vectors, penalty: Penalty, threads: in
     """
     items = item_vectors.copy()
     users = np.empty((histories.n_rows, items.shape[1]), dtype=np.float32)
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(resolved_threads(threads), "fold-in") as pool:
+    with threadpool_limits(1, "blas"), Threads(threads) as pool:
         solve_side(histories, rotated(items, gram(items, pool), pool), penalty, EXACT, users, pool)
     return users, items

@@ -7,14 +7,13 @@ holds it against solve_rows.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.row_solver import add_entries
 from trainer.eigenbasis import Table
 from trainer.interactions import Csr
+from trainer.threads import Threads
 
 _PIECE_ENTRIES = 1 << 14
 
@@ -28,7 +27,7 @@ def solve_giant(
     tolerance: float,
     out: NDArray[np.float32],
     sums: NDArray[np.float64],
-    pool: ThreadPoolExecutor,
+    pool: Threads,
 ) -> bool:
     """Solve one row into out float32 (d,); `penalty` is its lambda_row, the rest as in engine.row_solver.solve_rows.
 

@@ -8,7 +8,6 @@ number of threads. Checked by tests/test_half_epoch.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from engine.row_solver import solve_rows
 from trainer.eigenbasis import Table
 from trainer.giant_rows import solve_giant
 from trainer.interactions import Csr
+from trainer.threads import Threads
 
 _MOST_CHUNKS = 256
 """Pieces of equal cost that a half epoch is cut into: enough that the last one to finish keeps few threads waiting."""
@@ -67,7 +67,7 @@ def solve_side(
     penalty: Penalty,
     tolerance: float,
     out: NDArray[np.float32],
-    pool: ThreadPoolExecutor,
+    pool: Threads,
     on_progress: Callable[[float], None] | None = None,
 ) -> Solved:
     """Overwrite out float32 (rows, d), each row solved to within `tolerance` (engine.row_solver).
@@ -77,29 +77,27 @@ def solve_side(
     giants = giant_rows(rows.indptr)
     bounds = np.unique(np.concatenate((equal_cost_bounds(rows.indptr), giants, giants + 1)))
     sums = np.zeros((len(bounds) - 1, 3))
-    failed = []
-    for row in giants.tolist():
+    failed: list[int] = []
+    alone = set(giants.tolist())
+    for row in sorted(alone):
         of_row = penalty.of_row(int(rows.indptr[row + 1] - rows.indptr[row]), len(table.vectors))
         chunk = int(np.searchsorted(bounds, row))
         if not solve_giant(rows, row, table, of_row, penalty.unobserved_weight, tolerance, out[row], sums[chunk], pool):
             failed.append(row)
 
-    def solve(chunk: int) -> int:
+    def solve(chunk: int) -> None:
         first, last = int(bounds[chunk]), int(bounds[chunk + 1])
-        return int(
-            solve_rows(
-                rows.indptr, rows.indices, rows.values, table.vectors, table.row_scales, table.spectrum,
-                penalty.unobserved_weight, penalty.regularization, penalty.regularization_exponent,
-                len(table.vectors), tolerance, first, last, out[first:last], sums[chunk],
-            )
+        if first in alone:
+            return
+        row = solve_rows(
+            rows.indptr, rows.indices, rows.values, table.vectors, table.row_scales, table.spectrum,
+            penalty.unobserved_weight, penalty.regularization, penalty.regularization_exponent,
+            len(table.vectors), tolerance, first, last, out[first:last], sums[chunk],
         )  # fmt: skip
+        if row >= 0:
+            failed.append(int(row))
 
-    futures = [pool.submit(solve, chunk) for chunk in range(len(bounds) - 1) if bounds[chunk] not in giants]
-    for finished, future in enumerate(as_completed(futures), start=1):
-        if future.result() >= 0:
-            failed.append(future.result())
-        if on_progress is not None:
-            on_progress(finished / len(futures))
+    pool.each(solve, len(bounds) - 1, on_progress)
     if failed:
         raise RowNotFinite(min(failed))
     return Solved(*sums.sum(axis=0).tolist())

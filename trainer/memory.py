@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.eigenbasis import gram_blocks
 from trainer.errors import MemoryShort
 from trainer.interactions import Interactions
 from trainer.options import AlsOptions
@@ -17,8 +18,8 @@ _FLOAT_BYTES = 4
 _PACKED_BYTES = 2
 _SCRATCH_BYTES = 64 << 20
 """Buffers of all threads, blocks of rotations and Gram matrices, at ordinary sizes."""
-_MATRICES = 8
-"""Float64 matrices of factors by factors at a time: Gram matrices, blocks of them, what LAPACK works in."""
+_MATRICES = 6
+"""Float64 matrices of factors by factors at a time beside the blocks of one that is summed: what LAPACK works in."""
 
 
 def predicted_bytes(n_users: int, n_items: int, factors: int, *, item_copies: int = 0) -> int:
@@ -28,7 +29,7 @@ def predicted_bytes(n_users: int, n_items: int, factors: int, *, item_copies: in
     """
     vectors = (n_users + (1 + item_copies) * n_items) * factors * _FLOAT_BYTES
     table = max(n_users, n_items) * (factors * _PACKED_BYTES + _FLOAT_BYTES)
-    matrices = _MATRICES * factors * factors * 8
+    matrices = (_MATRICES + gram_blocks(max(n_users, n_items))) * factors * factors * 8
     return vectors + table + matrices + _SCRATCH_BYTES
 
 
