@@ -46,7 +46,6 @@ class Table:
 def gram(vectors: NDArray[np.float32], pool: Threads) -> NDArray[np.float64]:
     """vectors'vectors, float64 (d, d)."""
     d = vectors.shape[1]
-
     parts = np.zeros((gram_blocks(len(vectors)), d, d))
 
     def add_block(block: int) -> None:
