@@ -31,6 +31,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ from trainer.interactions import Csr, read_interactions
 from trainer.options import AlsOptions
 from trainer.threads import resolved_threads
 
+_SETTLING_SECONDS = 0.3
+"""Before an epoch: threads of OpenBLAS and OpenMP go on spinning after the last work they had, in whichever process."""
 _SETS = {
     "gowalla": ("gowalla-lightgcn/train.txt.zst", EventColumns()),
     "completejourney": (
@@ -158,6 +161,7 @@ def _run_rounds(workers: list[Worker], by_user: Csr, arguments: argparse.Namespa
 
 
 def _one_epoch(worker: Worker, by_user: Csr) -> None:
+    time.sleep(_SETTLING_SECONDS)
     worker.epoch()
     users, items = worker.vectors()
     setting = worker.setting

@@ -40,7 +40,7 @@ class RidgeEncoder:
         failed = solve_rows(
             indptr, rows, values, self.item_vectors, _NO_SCALES, self.spectrum,
             self.unobserved_weight, self.regularization, self.regularization_exponent,
-            n_items, EXACT, 0, 1, out, np.zeros(3),
+            n_items, EXACT, 0, 1, out, np.zeros(4),
         )  # fmt: skip
         if failed >= 0:
             raise ReleaseCorrupt("the fold-in of these items is not finite: vectors or weights are damaged")

@@ -182,8 +182,8 @@ def solve_rows(  # type: ignore[no-untyped-def]
     row_scales, or int16 with row_scales float32 (n_others,), where vector r is row_scales[r] * vectors[r].
     n_others int: all vectors of the other side, which lambda_row counts: it differs from len(vectors) only in a shard.
     out float32 (last - first, d): overwritten; a row without entries becomes exactly zero.
-    sums float64 (3,): increased by the rows' observed loss, sum w (t - x'z)^2, their penalty, sum lambda_row |x|^2, and
-    the multiply-adds of entries with vectors that were spent.
+    sums float64 (4,): increased by the rows' parts of the objective, sum w (t - x'z)^2 over their entries,
+    a0 sum (x'z)^2 over all vectors and lambda_row |x|^2, and by the multiply-adds of entries with vectors.
     Returns -1, or the first row whose solution is not finite.
     """
     d = vectors.shape[1]
@@ -253,6 +253,7 @@ def solve_rows(  # type: ignore[no-untyped-def]
         if not np.isfinite(background + norm):
             return row
         sums[0] += loss - background
-        sums[1] += penalty * norm
-        sums[2] += np.float64(n) * d * (1 + 2 * steps)
+        sums[1] += background - penalty * norm
+        sums[2] += penalty * norm
+        sums[3] += np.float64(n) * d * (1 + 2 * steps)
     return np.int64(-1)

@@ -43,10 +43,10 @@ class Telling(Checkpoint):
         super().__init__(path, **others)
         self._tell = tell
 
-    def save(self, item_vectors, losses):
-        self._tell(len(losses) + SAVING)
-        super().save(item_vectors, losses)
-        self._tell(len(losses))
+    def save(self, saved):
+        self._tell(len(saved.losses) + SAVING)
+        super().save(saved)
+        self._tell(len(saved.losses))
 
 
 def learn(folder, patience, threads=1, tell=None):

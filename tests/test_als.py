@@ -15,7 +15,9 @@ from trainer.als import train
 from trainer.errors import TrainingDiverged
 from trainer.options import AlsOptions
 
-OPTIONS = AlsOptions(factors=6, epochs=4, regularization=0.02, unobserved_weight=0.1, tolerance=0, threads=1)
+OPTIONS = AlsOptions(
+    factors=6, epochs=4, regularization=0.02, unobserved_weight=0.1, momentum=0, tolerance=0, threads=1
+)
 
 
 def first_items(options, n_items):

@@ -53,7 +53,7 @@ print((kilobytes("VmHWM:") - before) * 1024)
 def test_the_prediction_is_above_what_training_takes_and_not_by_much(n_users, n_items):
     command = [sys.executable, "-c", MEASURE, str(n_users), str(n_items), "256", "3"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
-    taken, predicted = int(ran.stdout), predicted_bytes(n_users, n_items, 256)
+    taken, predicted = int(ran.stdout), predicted_bytes(n_users, n_items, 256, item_copies=1)
     assert 0.6 * (predicted - 64 * MIB) < taken < predicted
 
 
@@ -66,7 +66,7 @@ def test_what_grows_with_the_data_is_counted():
 
 def test_a_training_that_does_not_fit_is_refused_before_it_starts():
     interactions = interactions_of(random_matrix(40, 30, seed=0))
-    needed = predicted_bytes(40, 30, 8)
+    needed = predicted_bytes(40, 30, 8, item_copies=1)
     require_memory(interactions, AlsOptions(factors=8), available=needed)
     expected = r"40 users and 30 items with 8 factors takes about 64 MiB .* 64 MiB are available: lower --factors"
     with pytest.raises(MemoryShort, match=expected):

@@ -6,7 +6,8 @@
 ("Revisiting the Performance of iALS on Item Recommendation Benchmarks", equation 6; Hu, Koren and Volinsky 2008 without
 nu.) Each half of an epoch takes the fixed side to the eigenbasis of its Gram matrix (trainer.eigenbasis), where every
 row's background is diagonal, and solves all rows of the other side (trainer.half_epoch). Rows start from nothing, so
-the item vectors alone are the state between epochs. Symbols and derivation: docs/algorithm.md.
+item vectors alone are the state between epochs: the last ones and, for momentum (trainer.momentum), those before.
+Symbols and derivation: docs/algorithm.md.
 
 The same seed gives the same bits for any number of threads. Held against tests/reference.py by tests/test_als.py.
 """
@@ -23,12 +24,13 @@ from threadpoolctl import threadpool_limits
 
 from engine.encoders import RidgeEncoder
 from engine.row_solver import EXACT
-from trainer.checkpoint import Checkpoint
-from trainer.eigenbasis import Table, gram, packed, rotated
+from trainer.checkpoint import Checkpoint, Saved
+from trainer.eigenbasis import Table, gram, packed, rotate, rotated
 from trainer.errors import TrainingDiverged
 from trainer.half_epoch import Penalty, RowNotFinite, Solved, solve_side
 from trainer.interactions import Interactions
 from trainer.memory import require_memory
+from trainer.momentum import extrapolate, share_of_last_step
 from trainer.options import AlsOptions
 from trainer.threads import Threads
 
@@ -164,27 +166,25 @@ class _Run:
         items = initial_items.astype(np.float32, order="C") if initial_items is not None else self._random(shape)
         if items.shape != shape:
             raise ValueError(f"initial_items has the shape {items.shape}; expected {shape}")
+        before = items.copy() if self.options.momentum > 0 else None
         if checkpoint is not None:
             checkpoint.bind(self.interactions, self.options, self._penalty.unobserved_weight, items)
             if (saved := checkpoint.load()) is not None:
-                items, self._losses = saved.item_vectors, list(saved.losses)
-        first_epoch = len(self._losses) + 1
+                items, before, self._losses = saved.item_vectors, saved.items_before, list(saved.losses)
         self._halves = 2 * (self.options.epochs - len(self._losses)) + 1
         users = np.empty((self.interactions.n_users, self.options.factors), dtype=np.float32)
-        gram_matrix = self._gram(items)
-        for epoch in range(first_epoch, self.options.epochs + 1):
-            gram_matrix = self._epoch(epoch, users, items, gram_matrix)
+        for epoch in range(len(self._losses) + 1, self.options.epochs + 1):
+            items, before = self._epoch(epoch, users, items, before)
             chosen = on_epoch(self._last) if on_epoch is not None and self._last is not None else None
             if chosen is not None:
                 items = chosen.copy()
-                gram_matrix = self._gram(items)
                 self._halves = self._half + 1
                 break
             # After the hook, whose state goes along: whoever goes on need not measure this epoch again.
             if checkpoint is not None:
-                checkpoint.save(items, self._losses)
+                checkpoint.save(Saved(items, before, tuple(self._losses)))
             self._report(0.0)
-        table = rotated(items, gram_matrix, self.pool)
+        table = rotated(items, self._gram(items), self.pool)
         self._solve("user", table, EXACT, users)
         losses = tuple(self._losses)
         return Embeddings(users, items, table.spectrum, self._penalty.unobserved_weight, self.options, losses)
@@ -195,32 +195,40 @@ class _Run:
         return items
 
     def _epoch(
-        self, epoch: int, users: Vectors, items: Vectors, gram_matrix: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Solve users, then items, into their arrays; returns the Gram matrix of the items."""
+        self, epoch: int, users: Vectors, items: Vectors, before: Vectors | None
+    ) -> tuple[Vectors, Vectors | None]:
+        """Solve users, then items; returns the items, and with momentum those before, in the same basis.
+
+        Overwrites all arrays. `before` is where momentum starts from; without momentum there is none.
+        """
         started = time.monotonic()
         is_last = epoch == self.options.epochs
         table_of, tolerance = (rotated, EXACT) if is_last else (packed, max(self.options.tolerance, EXACT))
-        by_user = self._solve("user", table_of(items, gram_matrix, self.pool), tolerance, users)
+        fixed = items
+        if before is not None:
+            extrapolate(before, items, share_of_last_step(self._losses, self.options.momentum), self.pool)
+            fixed = before
+        item_table = table_of(fixed, self._gram(fixed), self.pool)
+        by_user = self._solve("user", item_table, tolerance, users)
         user_table = table_of(users, self._gram(users), self.pool)
-        by_item = self._solve("item", user_table, tolerance, items)
-        gram_matrix = self._gram(items)
+        by_item = self._solve("item", user_table, tolerance, fixed)
+        if before is not None:
+            rotate(items, item_table.rotation @ user_table.rotation, self.pool)
         self._last = Epoch(
             epoch=epoch,
             observed=by_item.observed,
-            unobserved=self._penalty.unobserved_weight
-            * float(user_table.spectrum.astype(np.float64) @ np.diag(gram_matrix)),
+            unobserved=by_item.unobserved,
             penalty=by_user.penalty + by_item.penalty,
             seconds=time.monotonic() - started,
             multiply_adds=by_user.multiply_adds + by_item.multiply_adds,
-            item_vectors=items,
+            item_vectors=fixed,
             _users=users,
             _rotation=np.eye(users.shape[1], dtype=np.float32) if is_last else user_table.rotation,
         )
         if not np.isfinite(self._last.loss):
             raise TrainingDiverged(self._advice(f"the loss is {self._last.loss}"))
         self._losses.append(self._last.loss)
-        return gram_matrix
+        return fixed, None if before is None else items
 
     def _gram(self, vectors: Vectors) -> NDArray[np.float64]:
         matrix = gram(vectors, self.pool)

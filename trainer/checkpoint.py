@@ -14,7 +14,7 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ _log = logging.getLogger("nearcart")
 _FORMAT = 1
 _FREE = ("threads",)
 """Options that may change between stopping and going on: they change no bit of the result."""
+_BEFORE = "items_before"
 _COMPANION = "companion_"
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file raises: besides its own errors, numpy and zipfile take bad bytes for other formats."""
@@ -43,6 +44,8 @@ class Saved:
     """The state after the epoch `len(losses)`."""
 
     item_vectors: NDArray[np.float32]
+    items_before: NDArray[np.float32] | None
+    """Those of the epoch before, in the same basis, where momentum needs them."""
     losses: tuple[float, ...]
 
 
@@ -117,7 +120,8 @@ class Checkpoint:
             # Opened here: np.load leaves a damaged file open.
             with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 self._require(json.loads(str(file["identity"])))
-                saved = Saved(file["item_vectors"], tuple(file["losses"].tolist()))
+                before = file[_BEFORE] if self._identity["momentum"] > 0 else None
+                saved = Saved(file["item_vectors"], before, tuple(file["losses"].tolist()))
                 names = [name for name in file.files if name.startswith(_COMPANION)]
                 state = {name.removeprefix(_COMPANION): file[name] for name in names}
         except FileNotFoundError:
@@ -132,13 +136,14 @@ class Checkpoint:
             self._on_step(f"going on after epoch {len(saved.losses)} of {self._epochs}, from {self.path}")
         return saved
 
-    def save(self, item_vectors: NDArray[np.float32], losses: Sequence[float]) -> None:
+    def save(self, saved: Saved) -> None:
         """Replace the file, atomically and durably. A full disk is a warning: the training is worth more."""
         state = self._companion.state() if self._companion is not None else {}
         arrays: dict[str, Any] = {
             "identity": np.array(json.dumps(self._identity)),
-            "item_vectors": item_vectors,
-            "losses": np.array(losses, dtype=np.float64),
+            "item_vectors": saved.item_vectors,
+            "losses": np.array(saved.losses, dtype=np.float64),
+            **({} if saved.items_before is None else {_BEFORE: saved.items_before}),
             **{f"{_COMPANION}{name}": array for name, array in state.items()},
         }
         try:

@@ -66,11 +66,7 @@ def gram_blocks(n_rows: int) -> int:
 def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads) -> Table:
     """A table of float32 vectors, rotated in place to the eigenvectors of their Gram matrix, the largest first."""
     rotation, spectrum = _eigenbasis(gram_matrix)
-
-    def rotate(start: int, stop: int) -> None:
-        vectors[start:stop] = vectors[start:stop] @ rotation
-
-    _over_blocks(rotate, vectors, pool)
+    rotate(vectors, rotation, pool)
     return Table(vectors, np.empty(0, dtype=np.float32), spectrum, rotation)
 
 
@@ -79,11 +75,20 @@ def packed(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool:
     rotation, spectrum = _eigenbasis(gram_matrix)
     table = Table(np.empty(vectors.shape, dtype=np.int16), np.empty(len(vectors), dtype=np.float32), spectrum, rotation)
 
-    def rotate(start: int, stop: int) -> None:
+    def block(start: int, stop: int) -> None:
         _pack(vectors[start:stop] @ rotation, table.vectors[start:stop], table.row_scales[start:stop])
 
-    _over_blocks(rotate, vectors, pool)
+    _over_blocks(block, vectors, pool)
     return table
+
+
+def rotate(vectors: NDArray[np.float32], rotation: NDArray[np.float32], pool: Threads) -> None:
+    """vectors = vectors rotation, in place."""
+
+    def block(start: int, stop: int) -> None:
+        vectors[start:stop] = vectors[start:stop] @ rotation
+
+    _over_blocks(block, vectors, pool)
 
 
 def _over_blocks(work: Callable[[int, int], None], vectors: NDArray[np.float32], pool: Threads) -> None:

@@ -69,8 +69,9 @@ def solve_giant(
     out[:] = solution * scale
     norm = _squared(out)
     sums[0] += loss - _squared(solution)
-    sums[1] += penalty * norm
-    sums[2] += (last - first) * d * (1 + 2 * steps)
+    sums[1] += _squared(solution) - penalty * norm
+    sums[2] += penalty * norm
+    sums[3] += (last - first) * d * (1 + 2 * steps)
     return bool(np.isfinite(before) and np.isfinite(norm))
 
 

@@ -46,9 +46,10 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Solved:
-    """Sums over the rows of a side: observed loss, penalty, and multiply-adds of entries that were spent."""
+    """Sums over the rows of a side: the parts of the objective, and multiply-adds of entries that were spent."""
 
     observed: float
+    unobserved: float
     penalty: float
     multiply_adds: float
 
@@ -76,7 +77,7 @@ def solve_side(
     """
     giants = giant_rows(rows.indptr)
     bounds = np.unique(np.concatenate((equal_cost_bounds(rows.indptr), giants, giants + 1)))
-    sums = np.zeros((len(bounds) - 1, 3))
+    sums = np.zeros((len(bounds) - 1, 4))
     failed: list[int] = []
     alone = set(giants.tolist())
     for row in sorted(alone):

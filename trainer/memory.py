@@ -37,7 +37,8 @@ def require_memory(
     interactions: Interactions, options: AlsOptions, *, item_copies: int = 0, available: int | None = None
 ) -> None:
     """Raises MemoryShort where training would not fit into `available` bytes; without them, what there is."""
-    needed = predicted_bytes(interactions.n_users, interactions.n_items, options.factors, item_copies=item_copies)
+    copies = item_copies + (options.momentum > 0)
+    needed = predicted_bytes(interactions.n_users, interactions.n_items, options.factors, item_copies=copies)
     left = available_bytes() if available is None else available
     if left is not None and needed > left:
         sizes = f"{interactions.n_users:,} users and {interactions.n_items:,} items with {options.factors} factors"

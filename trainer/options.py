@@ -42,6 +42,13 @@ class AlsOptions:
     )
     seed: int = option("seed of everything random; the same seed gives the same bits", 42, metavar="N", minimum=0)
     threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)
+    momentum: float = option(
+        "how much of the last epoch's movement of the items an epoch begins with, at most; 0 for plain alternation",
+        0.7,
+        metavar="X",
+        minimum=0,
+        maximum=1,
+    )
     tolerance: float = option(
         "each row is solved until its loss is within this share of its minimum; in the last epoch to the rounding of "
         "float32",
