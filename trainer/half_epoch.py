@@ -21,8 +21,8 @@ from trainer.threads import Threads
 
 _MOST_CHUNKS = 256
 """Pieces of equal cost that a half epoch is cut into: enough that the last one to finish keeps few threads waiting."""
-_LEAST_CHUNK = 8192
-"""What a chunk costs at least, in entries: below, handing it to a thread takes as long as solving it."""
+_LEAST_CHUNK = 1 << 15
+"""What a chunk costs at least, in entries: below, its buffers take a tenth of the time that solving it takes."""
 _GIANT_ENTRIES = 1 << 16
 _GIANT_SHARE = 1 / 64
 _ROW_COST = 10
