@@ -5,14 +5,15 @@ row with items S, weights W and targets t (Rendle, Krichene, Zhang, Koren 2021, 
 
     (D + Z_S' W Z_S) x = Z_S' W t,    D = unobserved_weight * spectrum + lambda_row, diagonal whatever lambda_row is.
 
-Put G = W^(1/2) Z_S D^(-1/2), n x d, and x = D^(-1/2) v. Then A v = b with A = I + G'G, b = G' W^(1/2) t, and conjugate
-gradients (Hestenes and Stiefel 1952) need few steps: D is the exact inverse of the background, the rest has rank n. The
-row's part of the objective is f(v) = sum w t^2 - 2 b'v + v'Av. Because no eigenvalue of A is below 1,
+A x = b with A = D + Z_S' W Z_S is solved by conjugate gradients (Hestenes and Stiefel 1952) with D as preconditioner,
+from zero. They need few steps: D is the exact inverse of the background, and what is left has rank n. The row's part of
+the objective is f(x) = sum w t^2 - 2 b'x + x'Ax. Because A - D has no negative eigenvalue,
 
-    f(v) - min f = r' A^(-1) r <= |r|^2,    r = b - A v,
+    f(x) - min f = r' A^(-1) r <= r' D^(-1) r,    r = b - A x,
 
-so that stopping at |r|^2 <= tolerance f(v) leaves the loss of the row within that share of its minimum. With the
-tolerance EXACT that is the rounding of float32. Why no factorization: docs/decisions/0007-conjugate-gradients.md.
+and the right side is at hand in every step. Stopping where it is at most tolerance f(x) leaves the loss of the row
+within that share of its minimum. With the tolerance EXACT that is the rounding of float32. Why no factorization:
+docs/decisions/0007-conjugate-gradients.md.
 
 `values` carries weight and target at once: v > 0 is weight v with target 1, v < 0 is negative feedback, weight -v with
 target 0. Helpers stand first, because a kernel with an explicit signature is compiled where it is defined. Held
@@ -22,7 +23,7 @@ against the definition, full matrices in float64, by tests/test_row_solver.py.
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, float32, float64, int64, njit
+from numba import boolean, float64, int64, njit
 
 from engine.prefetch import LINE_BYTES, prefetch
 from engine.signatures import (
@@ -38,10 +39,11 @@ from engine.signatures import (
 )
 
 EXACT = 1e-12
-"""A tolerance at which what is left is the rounding of float32: |r| <= 1e-6 sqrt(f)."""
+"""A tolerance at which what is left is the rounding of float32: r' D^(-1) r <= 1e-12 f."""
 
-_RESIDENT_FLOATS = 1 << 17
-"""Rows of G that are gathered once and kept for every step: half of a second-level cache of 1 MiB."""
+_RESIDENT_FLOATS = 1 << 20
+"""Vectors of a row that are gathered once and kept for every step, 4 MiB: a step then takes 12 ns an entry (d = 128),
+from the second-level cache or the third, where gathering and converting anew takes 30."""
 _BLOCK_FLOATS = 1 << 14
 """A longer row is gathered anew for every step in blocks of this size, and never held whole."""
 _AHEAD = 12
@@ -50,53 +52,57 @@ _AHEAD = 12
 
 @njit(
     [
-        (int32_in, float32_in, rows_in, float32_in, float32_in, int64, int64, float32_rows_out, float32_out)
+        float64(
+            int32_in, float32_in, rows_in, float32_in, int64, int64, float32_rows_out, float32_out, float32_out,
+        )
         for rows_in in (float32_rows_in, int16_rows_in)
     ],
     nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy",
 )  # fmt: skip
-def _gather(indices, values, vectors, row_scales, scale, start, stop, gathered, targets):  # type: ignore[no-untyped-def]
-    """Rows of G and elements of W^(1/2) t for the entries start <= e < stop."""
-    d = len(scale)
+def _gather(indices, values, vectors, row_scales, start, stop, gathered, weights, targets):  # type: ignore[no-untyped-def]
+    """The entries start <= e < stop: their vectors z / s, weights w s^2 and w s t, s being a row scale or 1.
+
+    Returns sum w t^2.
+    """
+    d = vectors.shape[1]
     last = len(indices) - 1
     line = LINE_BYTES // vectors.itemsize
+    total = 0.0
     for e in range(start, stop):
         ahead = indices[min(e + _AHEAD, last)]
         for k in range(0, d, line):
             prefetch(vectors, ahead, k)
-        root = np.sqrt(abs(values[e]))
-        targets[e - start] = root if values[e] > 0 else np.float32(0)
-        if len(row_scales):
-            root *= row_scales[indices[e]]
-        source = vectors[indices[e]]
-        target = gathered[e - start]
+        index, weight = indices[e], abs(values[e])
+        scale = row_scales[index] if len(row_scales) else np.float32(1)
+        liked = values[e] > 0
+        weights[e - start] = weight * scale * scale
+        targets[e - start] = weight * scale if liked else np.float32(0)
+        total += weight if liked else np.float32(0) * weight  # a weight that is not finite stays seen
+        source, target = vectors[index], gathered[e - start]
         for k in range(d):
-            target[k] = np.float32(source[k]) * scale[k] * root
+            target[k] = np.float32(source[k])
+    return total
 
 
-@njit(float32(float32_rows_out, int64, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
+@njit((float32_rows_out, int64, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
 def _add_combination(rows, n, factors, out):  # type: ignore[no-untyped-def]
-    """out += rows[:n]' factors, four rows at a time; returns |factors|^2."""
+    """out += rows[:n]' factors, four rows at a time."""
     d = len(out)
-    total = np.float32(0)
     whole = n - n % 4
     for s in range(0, whole, 4):
         a, b, c, e = rows[s], rows[s + 1], rows[s + 2], rows[s + 3]
         fa, fb, fc, fe = factors[s], factors[s + 1], factors[s + 2], factors[s + 3]
-        total += fa * fa + fb * fb + fc * fc + fe * fe
         for k in range(d):
             out[k] += fa * a[k] + fb * b[k] + fc * c[k] + fe * e[k]
     for s in range(whole, n):
         a, fa = rows[s], factors[s]
-        total += fa * fa
         for k in range(d):
             out[k] += fa * a[k]
-    return total
 
 
-@njit(float32(float32_rows_out, int64, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
-def _add_product(rows, n, vector, out):  # type: ignore[no-untyped-def]
-    """out += rows[:n]' rows[:n] vector, four rows read once for both products; returns |rows[:n] vector|^2."""
+@njit(float64(float32_rows_out, int64, float32_in, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
+def _add_product(rows, n, weights, vector, out):  # type: ignore[no-untyped-def]
+    """out += R' W R vector for R = rows[:n], four rows read once for both products; returns vector' R' W R vector."""
     d = len(out)
     total = np.float32(0)
     whole = n - n % 4
@@ -108,56 +114,51 @@ def _add_product(rows, n, vector, out):  # type: ignore[no-untyped-def]
             fb += b[k] * vector[k]
             fc += c[k] * vector[k]
             fe += e[k] * vector[k]
-        total += fa * fa + fb * fb + fc * fc + fe * fe
+        wa, wb, wc, we = fa * weights[s], fb * weights[s + 1], fc * weights[s + 2], fe * weights[s + 3]
+        total += fa * wa + fb * wb + fc * wc + fe * we
         for k in range(d):
-            out[k] += fa * a[k] + fb * b[k] + fc * c[k] + fe * e[k]
+            out[k] += wa * a[k] + wb * b[k] + wc * c[k] + we * e[k]
     for s in range(whole, n):
         a = rows[s]
         fa = np.float32(0)
         for k in range(d):
             fa += a[k] * vector[k]
-        total += fa * fa
+        wa = fa * weights[s]
+        total += fa * wa
         for k in range(d):
-            out[k] += fa * a[k]
-    return total
-
-
-@njit((float32_in, float64, float64, float32_out), nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
-def _set_scale(spectrum, unobserved_weight, penalty, scale):  # type: ignore[no-untyped-def]
-    """scale = D^(-1/2)."""
-    a0, floor = np.float32(unobserved_weight), np.float32(penalty)
-    for k in range(len(scale)):
-        scale[k] = np.float32(1) / np.sqrt(a0 * max(spectrum[k], np.float32(0)) + floor)
+            out[k] += wa * a[k]
+    return np.float64(total)
 
 
 @njit(
     [
-        float64(
-            int32_in, float32_in, rows_in, float32_in, float32_in, int64, int64, float32_in, boolean, float32_out,
-        )
+        float64(int32_in, float32_in, rows_in, float32_in, int64, int64, float32_in, boolean, float32_out)
         for rows_in in (float32_rows_in, int16_rows_in)
     ],
     nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy",
 )  # fmt: skip
 def add_entries(  # type: ignore[no-untyped-def]
-    indices, values, vectors, row_scales, scale, start, stop, vector, of_targets, out
+    indices, values, vectors, row_scales, start, stop, vector, of_targets, out
 ):
-    """What the entries start <= e < stop, G_e being their rows of G, add to a row's right side or to a product.
+    """What the entries start <= e < stop, Z_e being their vectors, add to a row's right side or to a product.
 
-    of_targets: out += G_e' W^(1/2) t, returns |W^(1/2) t|^2. Otherwise: out += G_e' G_e vector, returns |G_e vector|^2.
-    scale, vector and out float32 (d,); the rest as in solve_rows. Nothing longer than a block is held.
+    of_targets: out += Z_e' W t, returns sum w t^2.
+    Otherwise: out += Z_e' W Z_e vector, returns vector' Z_e' W Z_e vector.
+    vector and out float32 (d,); the rest as in solve_rows. Nothing longer than a block is held.
     """
-    block = max(_BLOCK_FLOATS // len(scale), 16)
-    gathered = np.empty((min(block, stop - start), len(scale)), dtype=np.float32)
-    targets = np.empty(len(gathered), dtype=np.float32)
+    d = len(out)
+    block = max(_BLOCK_FLOATS // d, 16)
+    gathered = np.empty((min(block, stop - start), d), dtype=np.float32)
+    weights, targets = np.empty(len(gathered), dtype=np.float32), np.empty(len(gathered), dtype=np.float32)
     total = 0.0
     for first in range(start, stop, block):
         size = min(block, stop - first)
-        _gather(indices, values, vectors, row_scales, scale, first, first + size, gathered, targets)
+        of_block = _gather(indices, values, vectors, row_scales, first, first + size, gathered, weights, targets)
         if of_targets:
-            total += _add_combination(gathered, size, targets, out)
+            _add_combination(gathered, size, targets, out)
+            total += of_block
         else:
-            total += _add_product(gathered, size, vector, out)
+            total += _add_product(gathered, size, weights, vector, out)
     return total
 
 
@@ -194,9 +195,10 @@ def solve_rows(  # type: ignore[no-untyped-def]
         if n <= resident:
             longest = max(longest, n)
     gathered = np.empty((longest, d), dtype=np.float32)
-    targets = np.empty(longest, dtype=np.float32)
+    weights, targets = np.empty(longest, dtype=np.float32), np.empty(longest, dtype=np.float32)
     work = np.empty((5, d), dtype=np.float32)
-    scale, solution, residual, direction, product = work[0], work[1], work[2], work[3], work[4]
+    background, inverse, residual, direction, product = work[0], work[1], work[2], work[3], work[4]
+    a0 = np.float32(unobserved_weight)
 
     for row in range(first, last):
         start, stop = indptr[row], indptr[row + 1]
@@ -206,54 +208,54 @@ def solve_rows(  # type: ignore[no-untyped-def]
         if n == 0:
             continue
         penalty = regularization * (n + unobserved_weight * n_others) ** regularization_exponent
-        _set_scale(spectrum, unobserved_weight, penalty, scale)
+        floor = np.float32(penalty)
         residual[:] = np.float32(0)
         if n <= resident:
-            _gather(indices, values, vectors, row_scales, scale, start, stop, gathered, targets)
-            loss = np.float64(_add_combination(gathered, n, targets, residual))
+            loss = _gather(indices, values, vectors, row_scales, start, stop, gathered, weights, targets)
+            _add_combination(gathered, n, targets, residual)
         else:
-            loss = add_entries(indices, values, vectors, row_scales, scale, start, stop, scale, True, residual)
-        squared = np.float32(0)
+            loss = add_entries(indices, values, vectors, row_scales, start, stop, spectrum, True, residual)
+        squared = curvature = np.float32(0)
         for k in range(d):
-            solution[k] = np.float32(0)
-            direction[k] = product[k] = residual[k]
-            squared += residual[k] * residual[k]
-        if not np.isfinite(squared):
+            background[k] = a0 * max(spectrum[k], np.float32(0)) + floor
+            inverse[k] = np.float32(1) / background[k]
+            direction[k] = inverse[k] * residual[k]
+            product[k] = residual[k]
+            squared += direction[k] * residual[k]
+        curvature = squared
+        if not np.isfinite(squared + loss):
             return row
-        curvature = np.float64(squared)
         steps = 0
         most = 4 * min(n, d) + 8
         while squared > tolerance * loss and steps < most:
             if n <= resident:
-                curvature += _add_product(gathered, n, direction, product)
+                spread = _add_product(gathered, n, weights, direction, product)
             else:
-                curvature += add_entries(
-                    indices, values, vectors, row_scales, scale, start, stop, direction, False, product
-                )
-            length = np.float32(squared / curvature)
+                spread = add_entries(indices, values, vectors, row_scales, start, stop, direction, False, product)
+            length = np.float32(squared / (curvature + spread))
             loss -= np.float64(length) * np.float64(squared)
             before = squared
             squared = np.float32(0)
             for k in range(d):
-                solution[k] += length * direction[k]
+                x[k] += length * direction[k]
                 residual[k] -= length * product[k]
-                squared += residual[k] * residual[k]
+                squared += residual[k] * residual[k] * inverse[k]
             ratio = squared / before
-            own = np.float32(0)
+            curvature = np.float32(0)
             for k in range(d):
-                direction[k] = product[k] = residual[k] + ratio * direction[k]
-                own += direction[k] * direction[k]
-            curvature = np.float64(own)
+                direction[k] = inverse[k] * residual[k] + ratio * direction[k]
+                product[k] = background[k] * direction[k]
+                curvature += product[k] * direction[k]
             steps += 1
-        background = norm = 0.0
+        energy = norm = 0.0
         for k in range(d):
-            x[k] = solution[k] * scale[k]
-            background += np.float64(solution[k]) * np.float64(solution[k])
-            norm += np.float64(x[k]) * np.float64(x[k])
-        if not np.isfinite(background + norm):
+            square = np.float64(x[k]) * np.float64(x[k])
+            energy += np.float64(background[k]) * square
+            norm += square
+        if not np.isfinite(energy + norm):
             return row
-        sums[0] += loss - background
-        sums[1] += background - penalty * norm
+        sums[0] += loss - energy
+        sums[1] += energy - penalty * norm
         sums[2] += penalty * norm
         sums[3] += np.float64(n) * d * (1 + 2 * steps)
     return np.int64(-1)

@@ -60,7 +60,7 @@ def test_chunks_cover_all_rows_once_and_in_order(lengths):
 
 
 def test_chunks_of_equal_rows_cost_about_the_same():
-    indptr = np.arange(100_001, dtype=np.int64) * 30
+    indptr = np.arange(300_001, dtype=np.int64) * 30
     sizes = np.diff(equal_cost_bounds(indptr))
     assert len(sizes) == half_epoch._MOST_CHUNKS
     assert sizes.max() <= sizes.min() + 2

@@ -36,44 +36,40 @@ def solve_giant(
     d = len(out)
     first, last = int(rows.indptr[row]), int(rows.indptr[row + 1])
     background = np.float32(unobserved_weight) * np.maximum(table.spectrum, np.float32(0)) + np.float32(penalty)
-    scale = (np.float32(1) / np.sqrt(background)).astype(np.float32)
+    inverse = np.float32(1) / background
 
     def over_pieces(vector: NDArray[np.float32], *, of_targets: bool) -> tuple[NDArray[np.float32], float]:
-        def piece(start: int) -> tuple[NDArray[np.float32], float]:
-            part = np.zeros(d, dtype=np.float32)
+        starts = range(first, last, _PIECE_ENTRIES)
+        parts, sums_of_parts = np.zeros((len(starts), d), dtype=np.float32), np.zeros(len(starts))
+
+        def piece(number: int) -> None:
+            start = starts[number]
+            entries = (rows.indices, rows.values, table.vectors, table.row_scales)
             stop = min(start + _PIECE_ENTRIES, last)
-            entries = (rows.indices, rows.values, table.vectors, table.row_scales, scale, start, stop)
-            return part, add_entries(*entries, vector, of_targets, part)
+            sums_of_parts[number] = add_entries(*entries, start, stop, vector, of_targets, parts[number])
 
-        total, squared = np.zeros(d), 0.0
-        for part, of_part in pool.map(piece, range(first, last, _PIECE_ENTRIES)):
-            total += part
-            squared += of_part
-        return total.astype(np.float32), squared
+        pool.each(piece, len(starts))
+        return parts.sum(axis=0, dtype=np.float64).astype(np.float32), float(sums_of_parts.sum())
 
-    residual, loss = over_pieces(scale, of_targets=True)
-    solution = np.zeros(d, dtype=np.float32)
-    direction = residual.copy()
-    before = _squared(residual)
+    residual, loss = over_pieces(background, of_targets=True)
+    out[:] = 0
+    direction = inverse * residual
+    squared = _dot(residual, direction)
     steps = 0
-    while np.isfinite(before) and before > tolerance * loss and steps < 4 * d + 8:
-        product, curvature = over_pieces(direction, of_targets=False)
-        length = np.float32(before / (curvature + _squared(direction)))
-        loss -= float(length) * before
-        solution += length * direction
-        residual -= length * (product + direction)
-        after = _squared(residual)
-        direction = residual + np.float32(after / before) * direction
-        before = after
+    while np.isfinite(squared + loss) and squared > tolerance * loss and steps < 4 * d + 8:
+        product, spread = over_pieces(direction, of_targets=False)
+        product += background * direction
+        length = np.float32(squared / (_dot(background * direction, direction) + spread))
+        loss -= float(length) * squared
+        out += length * direction
+        residual -= length * product
+        before, squared = squared, _dot(residual, inverse * residual)
+        direction = inverse * residual + np.float32(squared / before) * direction
         steps += 1
-    out[:] = solution * scale
-    norm = _squared(out)
-    sums[0] += loss - _squared(solution)
-    sums[1] += _squared(solution) - penalty * norm
-    sums[2] += penalty * norm
-    sums[3] += (last - first) * d * (1 + 2 * steps)
-    return bool(np.isfinite(before) and np.isfinite(norm))
+    energy, norm = _dot(background * out, out), _dot(out, out)
+    sums += loss - energy, energy - penalty * norm, penalty * norm, (last - first) * d * (1 + 2 * steps)
+    return bool(np.isfinite(squared + loss + norm))
 
 
-def _squared(vector: NDArray[np.float32]) -> float:
-    return float(vector.astype(np.float64) @ vector)
+def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(one.astype(np.float64) @ other)
