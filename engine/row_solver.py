@@ -223,7 +223,8 @@ def solve_rows(  # type: ignore[no-untyped-def]
             product[k] = residual[k]
             squared += direction[k] * residual[k]
         curvature = squared
-        if not np.isfinite(squared + loss):
+        # One at a time: numba asks x - x == 0, and of a sum `reassoc` lets the compiler cancel the terms.
+        if not (np.isfinite(squared) and np.isfinite(loss)):
             return row
         steps = 0
         most = 4 * min(n, d) + 8
@@ -252,7 +253,7 @@ def solve_rows(  # type: ignore[no-untyped-def]
             square = np.float64(x[k]) * np.float64(x[k])
             energy += np.float64(background[k]) * square
             norm += square
-        if not np.isfinite(energy + norm):
+        if not (np.isfinite(energy) and np.isfinite(norm)):
             return row
         sums[0] += loss - energy
         sums[1] += energy - penalty * norm
