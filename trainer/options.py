@@ -52,7 +52,7 @@ class AlsOptions:
     tolerance: float = option(
         "each row is solved until its loss is within this share of its minimum; in the last epoch to the rounding of "
         "float32",
-        1e-5,
+        1e-4,
         metavar="X",
         minimum=0,
     )
