@@ -25,7 +25,7 @@ class AlsOptions:
     """Named as in the paper (Rendle et al. 2021); where the defaults come from: docs/decisions/0003-defaults.md."""
 
     factors: int = option("length of a vector", 128, metavar="N", minimum=1, maximum=8192)
-    epochs: int = option("passes over users and items", 12, metavar="N", minimum=1)
+    epochs: int = option("passes over users and items", 8, metavar="N", minimum=1)
     regularization: float = option("lambda: larger for less and noisier data", 0.003, metavar="X", minimum=0)
     unobserved_weight: float | None = option(
         "a0: weight of what was not observed, against 1 for what was (default: 4 density^(2/3), where density is the "
