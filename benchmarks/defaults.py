@@ -23,21 +23,16 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import duckdb
 import numpy as np
 
 from benchmarks.raw_rows import write_rows
+from benchmarks.real_shops import RealShop, cut, hidden_carts, only_new, real_shops
 from trainer.als import Embeddings, train
-from trainer.cleaning import Cleaning
 from trainer.evaluate import HeldOut, Scorer, hold_out, rank_catalogue
-from trainer.events import EventColumns
 from trainer.interactions import Interactions, read_interactions
 from trainer.metrics import parse_metrics
 from trainer.options import AlsOptions
-from trainer.shop import bundled_shop
 
-WEEKS = 4
-MAX_CARTS = 2000
 MEASURES = ("recall@20", "ndcg@20", "cart")
 SPACE: dict[str, list] = {
     "unobserved_weight": [0.01, 0.03, 0.1, 0.3, 1.0, None],
@@ -71,94 +66,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the bundled shop and two settings, for correctness only")
     parser.add_argument("--json", type=Path, help="write every row here")
     arguments = parser.parse_args()
-    rows = search(shops(arguments.data, quick=arguments.quick), quick=arguments.quick)
+    shops = [split(shop) for shop in real_shops(arguments.data, quick=arguments.quick)]
+    rows = search(shops, quick=arguments.quick)
     if arguments.json is not None:
         write_rows(arguments.json, rows)
 
 
-def shops(data: Path, *, quick: bool) -> list[Shop]:
-    bundled = bundled_shop()
-    found = [split("online-retail", bundled.events, bundled.columns, bundled.cleaning)]
-    journey = data / "completejourney" / "transactions.parquet"
-    if quick:
-        return found
-    if not journey.is_file():
-        print(f"{journey} is absent: only the bundled shop is measured")
-        return found
-    columns = EventColumns(
-        user="household_id",
-        item="product_id",
-        timestamp="transaction_timestamp",
-        quantity="quantity",
-        basket="basket_id",
-    )
-    return [*found, split("completejourney", journey, columns, Cleaning())]
-
-
-def split(name: str, events: Path, columns: EventColumns, cleaning: Cleaning) -> Shop:
-    with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
-        before, after = Path(directory) / "before.parquet", Path(directory) / "after.parquet"
-        cut = f"(SELECT max({columns.timestamp}) - INTERVAL {WEEKS} WEEK FROM read_parquet('{events}'))"
-        for path, sign in ((before, "<"), (after, ">=")):
-            connection.execute(
-                f"COPY (SELECT * FROM read_parquet('{events}') WHERE {columns.timestamp} {sign} {cut}) TO '{path}'"
-            )
+def split(shop: RealShop) -> Shop:
+    with tempfile.TemporaryDirectory() as directory:
+        before, after = cut(shop.events, shop.columns, Path(directory))
         train = {
-            weighting: read_interactions([str(before)], columns, cleaning=replace(cleaning, weighting=weighting))
+            weighting: read_interactions(
+                [str(before)], shop.columns, cleaning=replace(shop.cleaning, weighting=weighting)
+            )
             for weighting in SPACE["weighting"]
         }
-        test = read_interactions([str(after)], columns, cleaning=cleaning)
+        test = read_interactions([str(after)], shop.columns, cleaning=shop.cleaning)
     history = train["binary"]
     held_out = only_new(hold_out(history, test), history)
-    return Shop(name, train, held_out, hidden_carts(history, test))
-
-
-def only_new(held_out: HeldOut, train: Interactions) -> HeldOut:
-    """Held-out items that the user does not have yet; users without any are left out."""
-    items = [
-        np.setdiff1d(rows, train.by_user.row(user)[0])
-        for user, rows in zip(held_out.users.tolist(), held_out.items, strict=True)
-    ]
-    kept = [i for i, rows in enumerate(items) if len(rows)]
-    return replace(
-        held_out,
-        users=held_out.users[kept],
-        items=tuple(items[i] for i in kept),
-        n_relevant=np.array([len(items[i]) for i in kept]),
-    )
-
-
-def hidden_carts(train: Interactions, test: Interactions) -> list[tuple[int, np.ndarray, int]]:
-    """(user row or -1, the cart without the hidden item, the hidden item) of test baskets."""
-    assert test.baskets is not None
-    rows = train.item_ids.rows_of(test.item_ids.strings)
-    generator = np.random.default_rng(7)
-    owners = basket_owners(train, test)
-    carts = []
-    for basket in range(len(test.baskets)):
-        items = rows[test.baskets.indices[test.baskets.indptr[basket] : test.baskets.indptr[basket + 1]]]
-        items = np.sort(items[items >= 0])
-        if 3 <= len(items) <= 60:
-            hidden = int(generator.integers(len(items)))
-            carts.append((owners[basket], np.delete(items, hidden), int(items[hidden])))
-    chosen = generator.choice(len(carts), min(MAX_CARTS, len(carts)), replace=False)
-    return [carts[i] for i in np.sort(chosen)]
-
-
-def basket_owners(train: Interactions, test: Interactions) -> list[int]:
-    """The training row of the user whose test items hold the whole basket; -1 where that is not one user."""
-    assert test.baskets is not None
-    rows = train.user_ids.rows_of(test.user_ids.strings)
-    owners = []
-    for basket in range(len(test.baskets)):
-        items = test.baskets.indices[test.baskets.indptr[basket] : test.baskets.indptr[basket + 1]]
-        candidates = set(test.by_item.row(int(items[0]))[0].tolist())
-        for item in items[1:].tolist():
-            candidates &= set(test.by_item.row(item)[0].tolist())
-            if len(candidates) == 1:
-                break
-        owners.append(int(rows[candidates.pop()]) if len(candidates) == 1 else -1)
-    return owners
+    return Shop(shop.name, train, held_out, hidden_carts(history, test))
 
 
 def search(shops: list[Shop], *, quick: bool) -> list[dict]:

@@ -22,15 +22,15 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.defaults import only_new
 from benchmarks.raw_rows import write_rows
+from benchmarks.real_shops import only_new
 from trainer.als import Embeddings, train
 from trainer.evaluate import HeldOut, Scorer, hold_out, rank_catalogue
+from trainer.export import align, exported, median_cosine
 from trainer.interactions import Interactions, read_interactions
 from trainer.metrics import parse_metrics
 from trainer.options import AlsOptions
 from trainer.shop import bundled_shop
-from trainer.vectors import align, exported, median_cosine
 from trainer.warm_start import Previous, initial_items
 
 _METRIC = "recall@20"

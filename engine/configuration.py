@@ -103,6 +103,15 @@ def argument_parser(command: type[Any], program: str) -> argparse.ArgumentParser
     return parser
 
 
+def require_valid(options: object) -> None:
+    """Raises UsageError for a value outside its bounds: options made by a program were not parsed."""
+    assert dataclasses.is_dataclass(options)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is not None:
+            _require_within(value, field, field.name, value)
+
+
 def as_mapping(configuration: Any) -> dict[str, Any]:
     """The effective configuration as plain values, for the log and for the manifest."""
     plain: dict[str, Any] = {}
@@ -153,16 +162,20 @@ def _scalar(value: Any, kind: type[Any], field: dataclasses.Field[Any], where: s
     except (ValueError, KeyError, TypeError) as error:
         expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, kind.__name__)
         raise UsageError(f"{where}: found {value!r}, expected {expected}") from error
+    _require_within(converted, field, where, value)
+    return converted
+
+
+def _require_within(converted: Any, field: dataclasses.Field[Any], where: str, value: Any) -> None:
     choices, minimum, maximum = (field.metadata[name] for name in ("choices", "minimum", "maximum"))
     if choices is not None and converted not in choices:
         raise UsageError(f"{where}: found {value!r}, expected one of {', '.join(choices)}")
-    if kind is float and not math.isfinite(converted):
+    if isinstance(converted, float) and not math.isfinite(converted):
         raise UsageError(f"{where}: found {value!r}, expected a finite number")
     if minimum is not None and converted < minimum:
         raise UsageError(f"{where}: found {value!r}, expected a number of at least {minimum:g}")
     if maximum is not None and converted > maximum:
         raise UsageError(f"{where}: found {value!r}, expected a number of at most {maximum:g}")
-    return converted
 
 
 def _from_file(path: Path, fields: Mapping[str, dataclasses.Field[Any]], command: type[Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ the objective is f(x) = sum w t^2 - 2 b'x + x'Ax. Because A - D has no negative 
     f(x) - min f = r' A^(-1) r <= r' D^(-1) r,    r = b - A x,
 
 and the right side is at hand in every step. Stopping where it is at most tolerance f(x) leaves the loss of the row
-within that share of its minimum. With the tolerance EXACT that is the rounding of float32. Why no factorization:
-docs/decisions/0007-conjugate-gradients.md.
+within that share of its minimum, as far as float32 tells r. With the tolerance EXACT that is its rounding, unless the
+row takes all MOST_STEPS. Why no factorization: docs/decisions/0007-conjugate-gradients.md.
 
 `values` carries weight and target at once: v > 0 is weight v with target 1, v < 0 is negative feedback, weight -v with
 target 0. Helpers stand first, because a kernel with an explicit signature is compiled where it is defined. Held
@@ -41,6 +41,9 @@ from engine.signatures import (
 EXACT = 1e-12
 """A tolerance at which what is left is the rounding of float32: r' D^(-1) r <= 1e-12 f."""
 
+MOST_STEPS = 16
+"""Steps that a row may take, for each of the min(n, d) dimensions of its problem. Exact arithmetic needs one; float32
+loses orthogonality, and rows that are square and nearly without a penalty needed up to ten."""
 _RESIDENT_FLOATS = 1 << 20
 """Vectors of a row that are gathered once and kept for every step, 4 MiB: a step then takes 12 ns an entry (d = 128),
 from the second-level cache or the third, where gathering and converting anew takes 30."""
@@ -227,8 +230,9 @@ def solve_rows(  # type: ignore[no-untyped-def]
         if not (np.isfinite(squared) and np.isfinite(loss)):
             return row
         steps = 0
-        most = 4 * min(n, d) + 8
-        while squared > tolerance * loss and steps < most:
+        most = MOST_STEPS * min(n, d) + 8
+        # The loss is a difference of sums and may round to just below zero: there is nothing left to gain then.
+        while squared > tolerance * max(loss, 0.0) and squared > 0 and steps < most:
             if n <= resident:
                 spread = _add_product(gathered, n, weights, direction, product)
             else:

@@ -91,7 +91,7 @@ def small_shop(n_users=40, n_items=60, factors=8, seed=0):
 
 
 def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=True, draft=None):  # noqa: B008 - frozen
-    """Publish the shop as trainer.export would; returns the release's id."""
+    """Publish the shop as trainer.publishing would; returns the release's id."""
     encoder = RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER)
     queries = {
         "user": user_queries(shop.user_vectors, (shop.indptr, shop.indices)),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_interactions import interactions_of, random_matrix
 
+from engine.errors import UsageError
 from trainer.als import train
 from trainer.errors import TrainingDiverged
 from trainer.options import AlsOptions
@@ -140,9 +141,14 @@ def test_scores_are_the_same_when_sums_and_rotations_go_by_blocks(small_blocks):
     np.testing.assert_allclose(embeddings.user_vectors @ embeddings.item_vectors.T, users @ items.T, atol=2e-4)
 
 
-def test_blocks_give_the_same_bits_for_one_and_two_threads(small_blocks):
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-4])
+def test_blocks_and_chunks_give_the_same_bits_for_any_number_of_threads(small_blocks, monkeypatch, momentum, tolerance):
+    monkeypatch.setattr("trainer.half_epoch._LEAST_CHUNK", 40)
+    monkeypatch.setattr("trainer.momentum._BLOCK_FLOATS", 50)
     interactions = interactions_of(random_matrix(300, 120, seed=3))
-    one, two = (train(interactions, dataclasses.replace(OPTIONS, threads=threads)) for threads in (1, 2))
+    options = dataclasses.replace(OPTIONS, epochs=5, momentum=momentum, tolerance=tolerance)
+    one, two = (train(interactions, dataclasses.replace(options, threads=threads)) for threads in (1, 3))
     np.testing.assert_array_equal(one.user_vectors, two.user_vectors)
     np.testing.assert_array_equal(one.item_vectors, two.item_vectors)
 
@@ -255,3 +261,17 @@ def test_without_an_unobserved_weight_it_follows_the_density():
         density = interactions.n_entries / (40 * 30)
         assert weight == pytest.approx(4 * density ** (2 / 3), rel=1e-2)
     assert weights[0] > weights[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factors": 0}, "factors: found 0, expected a number of at least 1"),
+        ({"epochs": -1}, "epochs: found -1, expected a number of at least 1"),
+        ({"regularization": float("nan")}, "regularization: found nan, expected a finite number"),
+        ({"tolerance": 1.0}, "tolerance: found 1.0, expected a number of at most 0.1"),
+    ],
+)
+def test_options_that_a_program_made_are_held_to_their_bounds(change, message):
+    with pytest.raises(UsageError, match=message):
+        train(interactions_of(random_matrix(20, 10, seed=9)), dataclasses.replace(OPTIONS, **change))

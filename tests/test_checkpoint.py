@@ -15,11 +15,11 @@ from made_interactions import interactions_of, random_matrix
 
 from engine.errors import UsageError
 from trainer.als import train
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import STARTED_FROM, Checkpoint
 from trainer.errors import CheckpointMismatch
 from trainer.options import AlsOptions
 
-OPTIONS = AlsOptions(factors=6, epochs=5, regularization=0.02, unobserved_weight=0.1, threads=1)
+OPTIONS = AlsOptions(factors=6, epochs=5, regularization=0.02, unobserved_weight=0.1, tolerance=1e-5, threads=1)
 INTERACTIONS = interactions_of(random_matrix(60, 30, seed=1))
 
 
@@ -194,6 +194,23 @@ def test_details_beside_the_options_must_agree_as_well(path):
     train(INTERACTIONS, OPTIONS, checkpoint=Checkpoint(path, details={"early_stopping": 3}))
     with pytest.raises(CheckpointMismatch, match="with early_stopping 3, and this training has 0"):
         train(INTERACTIONS, OPTIONS, checkpoint=Checkpoint(path, details={"early_stopping": 0}))
+
+
+def test_a_checkpoint_that_started_from_another_release_tells_it_as_the_cause_and_before_there_is_data(path):
+    stop_after(path, 2)
+    train(INTERACTIONS, OPTIONS, checkpoint=Checkpoint(path.with_name("a"), details={STARTED_FROM: "A"}))
+    expected = (
+        "started from release A, and this training starts from release B: it may have been published already; remove it"
+    )
+    later = Checkpoint(path.with_name("a"), details={STARTED_FROM: "B"})
+    with pytest.raises(CheckpointMismatch, match=expected):
+        train(INTERACTIONS, OPTIONS, initial_items=np.ones((30, 6), dtype=np.float32), checkpoint=later)
+    with pytest.raises(CheckpointMismatch, match=expected):
+        later.require_details()
+    with pytest.raises(CheckpointMismatch, match="started from random vectors, and this training starts from release"):
+        Checkpoint(path, details={STARTED_FROM: "B"}).require_details()
+    Checkpoint(path.with_name("a"), details={STARTED_FROM: "A"}).require_details()
+    Checkpoint(path.with_name("none"), details={STARTED_FROM: "A"}).require_details()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no checkpoint\n", b"\x93NUMPY" + bytes(40)])

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_interactions import interactions_of, random_matrix
 
+from engine.errors import UsageError
 from trainer import early_stopping
 from trainer.als import train
 from trainer.checkpoint import Checkpoint
-from trainer.early_stopping import MIN_ENTRIES, EarlyStopping, hold_out_items
+from trainer.early_stopping import MIN_ENTRIES, MIN_NEW, EarlyStopping, hold_out_items
 from trainer.errors import EvaluationError, TrainingDiverged
 from trainer.options import AlsOptions
 
@@ -103,6 +104,27 @@ def test_events_too_few_to_hold_anything_out_are_an_error():
     matrix[2] = -1
     with pytest.raises(EvaluationError, match=r"users with at least 5 entries.*: leave --early-stopping away"):
         EarlyStopping(interactions_of(matrix), OPTIONS, 3)
+
+
+def test_only_entries_that_may_be_are_held_out():
+    interactions = tastes()
+    by_user = interactions.by_user
+    may = np.random.default_rng(1).random(by_user.n_entries) < 0.2
+    found = hold_out_items(interactions, np.random.default_rng(0), may)
+    assert len(found.users) >= MIN_NEW
+    for user, item in zip(found.users.tolist(), found.items.tolist(), strict=True):
+        place = by_user.indptr[user] + int(np.searchsorted(by_user.row(user)[0], item))
+        assert may[place]
+
+
+def test_new_entries_too_few_to_be_measured_by_are_wrong_usage():
+    interactions = tastes()
+    may = np.zeros(interactions.n_entries, dtype=np.bool_)
+    may[: interactions.n_entries // 5] = True
+    with pytest.raises(
+        UsageError, match=r"found \d+ users with one, expected at least 50: leave --early-stopping away"
+    ):
+        EarlyStopping(interactions, OPTIONS, 3, among=may)
 
 
 def test_the_value_is_the_textbook_ndcg_of_users_folded_in_by_the_definition():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ from made_events import csv_text, described, item_ids, jsonl_text, read, records
 from engine.errors import UsageError
 from trainer.cleaning import Cleaning
 from trainer.errors import ColumnMissing, NothingLeft
+from trainer.events import open_workspace
 from trainer.interactions import read_interactions
 
 
@@ -252,3 +255,21 @@ def test_a_weighted_kind_is_found_among_however_many_kinds(tmp_path: Path) -> No
     path = written(tmp_path / "e.csv", "user_id,item_id,event\n" + rows)
     found = read_interactions([str(path)], cleaning=Cleaning(event_weights={"view": 0.5}))
     assert found.n_items == 1501
+
+
+def test_an_interrupt_that_a_library_swallows_still_ends_the_reading():
+    def swallowing(then=None):
+        with open_workspace(1, "1GB"):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            if then is not None:
+                raise then
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        swallowing()
+    with pytest.raises(KeyboardInterrupt):
+        swallowing(then=ImportError("half imported"))
+    assert signal.getsignal(signal.SIGINT) is before
+    with open_workspace(1, "1GB") as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)

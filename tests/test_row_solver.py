@@ -7,7 +7,9 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import config
 
+from engine import row_solver
 from engine.row_solver import EXACT, solve_rows
 
 
@@ -60,7 +62,7 @@ def expected_rows(rows, vectors, a0, regularization, nu):
 def test_rows_of_every_length_solve_the_normal_equations(factors, nu, negative, weighted):
     generator = np.random.default_rng(factors)
     vectors, spectrum = eigenbasis(generator.normal(size=(90, factors)).astype(np.float32))
-    # Shorter than, as long as and longer than the vectors, and longer than one gathered block.
+    # Shorter than, as long as and longer than the vectors.
     lengths = [0, 1, 2, 3, 4, 5, factors, factors + 1, 31, 70]
     rows = rows_of(lengths, len(vectors), generator, negative=negative, weighted=weighted)
     code, out, _ = solve(rows, vectors, spectrum, nu=nu)
@@ -142,15 +144,47 @@ def test_vectors_of_sixteen_bits_with_a_scale_a_row_are_what_they_stand_for():
     np.testing.assert_allclose(packed, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
 
-def test_a_row_too_long_to_keep_is_gathered_anew_and_gives_the_same():
+def test_a_row_too_long_to_keep_is_gathered_anew_and_gives_the_same(monkeypatch):
+    factors = 512
+    if config.DISABLE_JIT:  # plain Python sees another limit; compiled code has it built in
+        factors = 8
+        monkeypatch.setattr(row_solver, "_RESIDENT_FLOATS", 40 * factors)
+        monkeypatch.setattr(row_solver, "_BLOCK_FLOATS", 16 * factors)
+    resident = row_solver._RESIDENT_FLOATS // factors
     generator = np.random.default_rng(13)
-    factors = 512  # so that 256 rows of vectors are kept at most, and longer ones go in blocks of 32
-    vectors, spectrum = eigenbasis(generator.normal(size=(700, factors)).astype(np.float32))
-    rows = rows_of([255, 256, 257, 600], len(vectors), generator, negative=0.1)
+    vectors, spectrum = eigenbasis(generator.normal(size=(resident + 700, factors)).astype(np.float32))
+    rows = rows_of([resident - 1, resident, resident + 1, resident + 600], len(vectors), generator, negative=0.1)
     code, out, _ = solve(rows, vectors, spectrum)
-    expected = expected_rows(rows, vectors, 0.1, 0.01, 1.0)
     assert code == -1
-    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    gram = vectors.T.astype(np.float64) @ vectors
+    for r, n in enumerate(np.diff(rows[0])):
+        entries = slice(rows[0][r], rows[0][r + 1])
+        own, values = vectors[rows[1][entries]].astype(np.float64), rows[2][entries].astype(np.float64)
+        penalty = reference.row_penalty(n, 0.1, 0.01, 1.0, len(vectors))
+        matrix = 0.1 * gram + (own.T * np.abs(values)) @ own + penalty * np.eye(factors)
+        expected = np.linalg.solve(matrix, own.T @ np.maximum(values, 0))
+        np.testing.assert_allclose(out[r], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_square_row_nearly_without_a_penalty_still_comes_to_its_minimum():
+    generator = np.random.default_rng(0)
+    vectors, _ = eigenbasis(generator.normal(size=(64, 64)).astype(np.float32))
+    spectrum = np.zeros(64, dtype=np.float32)
+    rows = (np.array([0, 64]), np.arange(64, dtype=np.int32), np.ones(64, dtype=np.float32))
+    _, out, _ = solve(rows, vectors, spectrum, a0=0.0, regularization=1e-7, nu=0.0)
+    best = expected_rows(rows, vectors, 0.0, 1e-7, 0.0)
+    about = (np.ones(64), np.ones(64), vectors, 0.0, 1e-7)
+    assert loss_of(out[0].astype(np.float64), *about) <= loss_of(best[0], *about) + 1e-5 * 64
+
+
+def test_a_row_that_fits_perfectly_is_no_failure():
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        vectors, spectrum = eigenbasis(generator.normal(size=(20, 1)).astype(np.float32))
+        rows = (np.array([0, 1]), np.array([3], dtype=np.int32), np.ones(1, dtype=np.float32))
+        code, out, _ = solve(rows, vectors, spectrum, a0=0.0, regularization=1e-8)
+        assert code == -1
+        assert out[0, 0] * vectors[3, 0] == pytest.approx(1, rel=1e-3)
 
 
 def test_a_range_of_rows_equals_the_same_rows_of_a_whole_run():

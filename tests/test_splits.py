@@ -18,7 +18,7 @@ from trainer.choices import byte_ranks, parse_split
 from trainer.cleaning import Cleaning, Reason
 from trainer.errors import NothingLeft
 from trainer.interactions import Interactions
-from trainer.splits import Split, read_split, split_entries
+from trainer.splits import Split, read_split
 
 DAY = 86_400.0
 RULES = Cleaning(now=NOW, weighting="count")
@@ -118,45 +118,27 @@ def test_parts_share_no_pair_are_everything_together_and_do_not_depend_on_the_or
     assert again.report == found.report
 
 
-@pytest.mark.parametrize("split", ["random:0.2", "random:0.6", "last", "users:0.3"])
-def test_entries_are_cut_as_events_are(tmp_path: Path, split: str) -> None:
-    rows = made(np.random.default_rng(3))
-    rows += [{**rows[0], "item_id": "hat", "event": "dislike"}, {**rows[1], "quantity": 3.0}]
-    cleaning = replace(RULES, event_weights={"dislike": -2.0}, weighting="log")
-    events = split_rows(tmp_path / "e.parquet", rows, split, cleaning=cleaning, seed=5)
-    entries = split_entries(read_rows(tmp_path / "e.parquet", rows, cleaning), split, seed=5)
-    assert len(parts_of(events)) == len(parts_of(entries))
-    for one, other in zip(parts_of(events), parts_of(entries), strict=True):
-        assert_well_formed(other)
-        assert pairs_of(one) == pairs_of(other)
-        assert one.item_ids.take(np.arange(one.n_items)) == other.item_ids.take(np.arange(other.n_items))
-        assert np.array_equal(one.by_user.indices, other.by_user.indices)
-        assert np.array_equal(one.quantities, other.quantities)
-        assert baskets_of(one) == baskets_of(other)
-        assert one.report == other.report
-
-
 def test_a_share_of_each_users_items_is_held_out_and_the_seed_chooses_which(tmp_path: Path) -> None:
     rows = [{"user_id": f"u{n}", "item_id": f"i{item}"} for n in range(1, 11) for item in range(n)]
-    whole = read_rows(tmp_path / "e.parquet", rows)
-    found = split_entries(whole, "random:0.2", seed=1)
+    found, again, other, nearly_all = (
+        split_rows(tmp_path / "e.parquet", rows, split, seed=seed)
+        for split, seed in (("random:0.2", 1), ("random:0.2", 1), ("random:0.2", 2), ("random:0.99", 1))
+    )
     test = [user for user, _ in pairs_of(found.test)]
     assert {n: test.count(f"u{n}") for n in range(1, 11)} == dict(
         zip(range(1, 11), (0, 0, 1, 1, 1, 1, 1, 2, 2, 2), strict=True)
     )
-    assert pairs_of(split_entries(whole, "random:0.2", seed=1).test) == pairs_of(found.test)
-    assert pairs_of(split_entries(whole, "random:0.2", seed=2).test) != pairs_of(found.test)
-    nearly_all = split_entries(whole, "random:0.99", seed=1)
-    assert [user for user, _ in pairs_of(nearly_all.train)] == whole.user_ids.take(np.arange(10))
+    assert pairs_of(again.test) == pairs_of(found.test)
+    assert pairs_of(other.test) != pairs_of(found.test)
+    assert sorted(user for user, _ in pairs_of(nearly_all.train)) == sorted(f"u{n}" for n in range(1, 11))
 
 
 def test_a_random_choice_is_fair_to_items_and_users(tmp_path: Path) -> None:
     rows = [{"user_id": f"u{user}", "item_id": f"i{item}"} for user in range(400) for item in range(20)]
-    whole = read_rows(tmp_path / "e.parquet", rows)
-    popularity = split_entries(whole, "random:0.2", seed=9).test.popularity()
+    popularity = split_rows(tmp_path / "e.parquet", rows, "random:0.2", seed=9).test.popularity()
     assert popularity.sum() == 1600
     assert abs(popularity - 80).max() < 4 * math.sqrt(80)
-    users = [set(pairs_of(split_entries(whole, "users:0.1", seed).test)) for seed in (1, 2)]
+    users = [set(pairs_of(split_rows(tmp_path / "e.parquet", rows, "users:0.1", seed=seed).test)) for seed in (1, 2)]
     assert [len({user for user, _ in each}) for each in users] == [40, 40]
     assert users[0] != users[1]
 
@@ -265,16 +247,14 @@ def test_what_a_held_out_user_returned_is_no_training_either(tmp_path: Path) -> 
 def test_what_training_never_saw_is_left_out_of_the_history_and_counted(tmp_path: Path) -> None:
     rows = [{"user_id": "ann", "item_id": item} for item in ("tea", "cup")]
     rows += [{"user_id": "bob", "item_id": item} for item in ("tea", "cup", "a", "b", "c", "d")]
-    events = split_rows(tmp_path / "e.parquet", rows, "users:0.5", seed=3)
-    entries = split_entries(read_rows(tmp_path / "e.parquet", rows), "users:0.5", seed=3)
-    for found in (events, entries):
-        assert found.history is not None
-        assert {user for user, _ in pairs_of(found.train)} == {"ann"}
-        assert {item for _, item in pairs_of(found.history)} <= {"tea", "cup"}
-        dropped = dict(found.history.report.dropped)
-        assert dropped == {Reason.UNKNOWN_ITEM.value: 5 - len(pairs_of(found.history))}
-        assert dict(found.report.dropped) == dropped
-        assert found.report.rows_read == 8
+    found = split_rows(tmp_path / "e.parquet", rows, "users:0.5", seed=3)
+    assert found.history is not None
+    assert {user for user, _ in pairs_of(found.train)} == {"ann"}
+    assert {item for _, item in pairs_of(found.history)} <= {"tea", "cup"}
+    dropped = dict(found.history.report.dropped)
+    assert dropped == {Reason.UNKNOWN_ITEM.value: 5 - len(pairs_of(found.history))}
+    assert dict(found.report.dropped) == dropped
+    assert found.report.rows_read == 8
 
 
 def test_training_knows_neither_ages_nor_statistics_nor_support_of_the_test(tmp_path: Path) -> None:
@@ -292,17 +272,6 @@ def test_training_knows_neither_ages_nor_statistics_nor_support_of_the_test(tmp_
     assert last.test.n_users == last.test.n_entries  # a test user needs no second item
     assert np.diff(last.train.by_user.indptr).min() >= 2
     assert np.diff(last.train.by_item.indptr).min() >= 3
-
-
-def test_baskets_of_a_part_have_its_entries_only(tmp_path: Path) -> None:
-    rows = [
-        {"user_id": user, "item_id": item, "basket_id": "b", "timestamp": 1.6e9 + day * DAY}
-        for user in ("ann", "bob")
-        for day, item in enumerate(("tea", "cup", "pot"))
-    ]
-    found = split_entries(read_rows(tmp_path / "e.parquet", rows[:-1]), "last")
-    assert baskets_of(found.train) == [("ann", {"tea", "cup"})]
-    assert baskets_of(found.test) == []
 
 
 @pytest.mark.parametrize(
@@ -341,15 +310,3 @@ def test_a_split_says_what_the_events_lack(tmp_path: Path) -> None:
         split_rows(path, timed, "time:1w")
     with pytest.raises(NothingLeft, match="no events are left"):
         split_rows(path, [tea | {"quantity": 0.0}], "last")
-
-
-def test_entries_say_what_they_lack(tmp_path: Path) -> None:
-    whole = read_rows(tmp_path / "e.parquet", [{"user_id": "ann", "item_id": item} for item in ("tea", "cup")])
-    for split in ("time:1d", "basket"):
-        with pytest.raises(UsageError, match="random, last or users only"):
-            split_entries(whole, split)
-    with pytest.raises(UsageError, match="needs times"):
-        split_entries(whole, "last")
-    for split in ("random:0.2", "users:0.2"):
-        with pytest.raises(NothingLeft, match=r"leaves nothing in (test|history)"):
-            split_entries(whole, split)

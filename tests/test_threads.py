@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import threading
+
 import pytest
 
+from trainer import threads
 from trainer.threads import Threads, resolved_threads
 
 
-@pytest.mark.parametrize(("threads", "n"), [(1, 5), (2, 0), (3, 2), (4, 1000)])
-def test_every_piece_is_done_once(threads, n):
+@pytest.mark.parametrize(("count", "n"), [(1, 5), (2, 0), (3, 2), (4, 1000)])
+def test_every_piece_is_done_once(count, n):
     done = []
-    with Threads(threads) as pool:
+    with Threads(count) as pool:
         pool.each(done.append, n)
     assert sorted(done) == list(range(n))
 
@@ -31,15 +35,25 @@ def test_what_a_piece_raises_is_raised_and_ends_the_rest():
     assert done == [0, 1, 2, 0]
 
 
-def test_what_the_one_who_is_told_raises_ends_the_work():
-    done = []
+def test_what_the_one_who_is_told_raises_ends_the_work(monkeypatch):
+    begun, may_end = [], threading.Event()
+
+    def piece(number):
+        begun.append(number)
+        assert may_end.wait(60)
 
     def interrupt(share):
         raise KeyboardInterrupt
 
+    def wait(futures, *arguments, **options):
+        if not arguments:  # the last wait, for the pieces that were begun
+            may_end.set()
+        return concurrent.futures.wait(futures, *arguments, **options)
+
+    monkeypatch.setattr(threads, "wait", wait)
     with Threads(2) as pool, pytest.raises(KeyboardInterrupt):
-        pool.each(done.append, 50, interrupt)
-    assert len(done) <= 50
+        pool.each(piece, 50, interrupt)
+    assert len(begun) <= 2
 
 
 def test_progress_ends_at_the_whole():

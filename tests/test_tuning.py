@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import itertools
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_interactions import interactions_of
 
 from engine.cli import main
 from engine.errors import UsageError
@@ -24,7 +25,7 @@ from trainer.evaluate import Scorer, encoded, hold_out, rank_catalogue, seen_ite
 from trainer.experiment import EventsExperiment
 from trainer.metrics import parse_metrics
 from trainer.options import AlsOptions
-from trainer.splits import Split, read_split, split_entries
+from trainer.splits import Split, read_split
 from trainer.trials import Plan, Tried, ranked
 from trainer.tuning import search
 from trainer.tuning_report import pareto_front, plot_trials, write_best, write_trials
@@ -86,8 +87,15 @@ def events_file(path: Path, seed: int = 0) -> Path:
     return path
 
 
+@functools.cache
+def parts_of(split: str) -> Split:
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Cleaning(weighting="count")
+        return read_split([str(events_file(Path(folder) / "events.csv"))], split=split, cleaning=rules, threads=1)
+
+
 def experiment_of(split: str = "random:0.3", **options) -> EventsExperiment:
-    parts = split_entries(interactions_of(matrix()), split)
+    parts = parts_of(split)
     return EventsExperiment(lambda weighting: parts, Cleaning(), NDCG, threads=1, **options)
 
 
@@ -239,7 +247,9 @@ def test_the_metric_of_an_epoch_is_that_of_a_training_that_ends_there(split):
     seen = parts.train.by_user if parts.history is None else seen_items(parts.train, parts.history)
     for epoch, metric, seconds in told:
         ended = train(parts.train, dataclasses.replace(options, epochs=epoch))
-        scorer = Scorer(ended.user_vectors, ended.item_vectors) if parts.history is None else encoded(ended, seen)
+        scorer = Scorer(ended.user_vectors, ended.item_vectors)
+        if parts.history is not None:
+            scorer = encoded(ended, seen, parts.history.user_ids)
         assert metric == pytest.approx(rank_catalogue(scorer, seen, held_out, [NDCG])["ndcg@5"], abs=0.01)
         assert seconds > 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -18,13 +20,15 @@ from engine.ids import IdTable
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, DensePart
 from engine.release import Release
 from engine.repository import Repository
+from trainer import early_stopping, warm_start
 from trainer.als import train
+from trainer.export import exported, median_cosine
 from trainer.options import AlsOptions
-from trainer.vectors import exported, median_cosine
 from trainer.warm_start import (
     Previous,
     initial_items,
     live_release,
+    new_entries,
     read_previous,
     release_to_start_from,
 )
@@ -142,6 +146,33 @@ def test_a_cold_training_with_other_factors_is_not_aligned(small_repository, cap
     assert "it has 8 factors, this training 6" in caplog.text
 
 
+# What yesterday's vectors have seen.
+
+
+@pytest.mark.parametrize("compared_users", [3, 1 << 16])
+def test_entries_are_new_by_the_ids_of_user_and_item(repository, shop, monkeypatch, compared_users):
+    monkeypatch.setattr(warm_start, "_COMPARED_USERS", compared_users)
+    matrix = random_matrix(50, 70, seed=8, density=0.5, negative=0.1)
+    generator = np.random.default_rng(9)
+    users = [*shop.user_ids[5:], *(f"new user {row}" for row in range(15))]
+    items = [*shop.item_ids[:57], *(f"new item {row}" for row in range(13))]
+    made = interactions_of(matrix)
+    user_ids, item_ids = (generator.permutation(ids).tolist() for ids in (users, items))
+    today = dataclasses.replace(made, user_ids=IdTable.of(user_ids), item_ids=IdTable.of(item_ids))
+    old_users = np.repeat(np.arange(len(shop.user_ids)), np.diff(shop.indptr))
+    had = {(shop.user_ids[user], shop.item_ids[item]) for user, item in zip(old_users, shop.indices, strict=True)}
+    has = [(user_ids[user], item_ids[item]) for user, item in zip(*np.nonzero(matrix), strict=True)]
+    found = new_entries(Release(repository.current_path()), today)
+    assert found.tolist() == [pair not in had for pair in has]
+    assert 0 < np.count_nonzero(~found) < len(had)
+
+
+def test_a_release_with_damaged_histories_says_nothing_of_what_is_new(repository):
+    flip(repository.current_path() / "users" / "history.indices.npy")
+    with pytest.raises(ReleaseCorrupt, match="changed or damaged"):
+        new_entries(Release(repository.current_path()), interactions_of(random_matrix(5, 5, seed=0)))
+
+
 # The command, day after day.
 
 
@@ -166,7 +197,7 @@ def nights(days, tmp_path_factory):
     for day, more in (
         (0, ["--warm-start", "live"]),
         (1, ["--warm-start", "live", "--epochs", "2"]),
-        (2, ["--warm-start", "live", "--epochs", "2", "--early-stopping", "1"]),
+        (2, ["--warm-start", "live", "--epochs", "2"]),
         (2, []),
     ):
         assert main(["train", str(days / f"day{day}.csv"), "--releases", str(root), *COMMAND, *more]) == 0
@@ -184,7 +215,7 @@ def test_the_same_command_works_on_the_first_night_and_on_every_other(nights):
     repository, ids = nights
     manifests = [Release(repository.path(each)).manifest for each in ids]
     assert [each.get("aligned_to") for each in manifests] == [None, *ids[:3]]
-    assert [len(each["losses"]) for each in manifests[:2]] == [12, 2]
+    assert [len(each["losses"]) for each in manifests[:3]] == [AlsOptions().epochs, 2, 2]
     assert [each["sizes"]["items"] for each in manifests] == [25, 26, 27, 27]
     assert manifests[1]["configuration"]["warm_start"] == "live"
 
@@ -220,6 +251,75 @@ def test_a_wrong_number_of_factors_ends_the_command_before_events_are_read(night
     arguments = ["train", "nowhere.csv", "--releases", str(repository.root), "--warm-start", "live", "--factors", "7"]
     assert main(arguments) == 2
     assert "found 6 factors in release" in capsys.readouterr().err
+
+
+@pytest.fixture
+def one_night(nights, tmp_path):
+    """A directory of releases with the first night alone, live."""
+    repository, ids = nights
+    root = tmp_path / "releases"
+    shutil.copytree(repository.path(ids[0]), root / ids[0])
+    Repository(root).promote(ids[0])
+    return root
+
+
+def test_early_stopping_holds_nothing_out_that_yesterdays_vectors_were_trained_on(
+    days, one_night, tmp_path, monkeypatch, capsys
+):
+    """Otherwise the first epoch would always look best: its vectors know the answers still."""
+    rows = [line.split(",") for line in (days / "day0.csv").read_text().split()]
+    had = {tuple(row) for row in rows}
+    rows += [[f"u{user:02}", f"i{item:02}"] for user in range(50) for item in (user % 24, (user + 7) % 24)]
+    rows += [[f"new{user:02}", f"i{item:02}"] for user in range(30) for item in range(user % 9, user % 9 + 6)]
+    with (tmp_path / "today.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    seen = []
+
+    class Looking(early_stopping.EarlyStopping):
+        def __init__(self, interactions, *arguments, **options):
+            super().__init__(interactions, *arguments, **options)
+            users, items = interactions.user_ids, interactions.item_ids
+            held_out = self._validation
+            seen.extend(zip(users.take(held_out.users), items.take(held_out.items), strict=True))
+
+    monkeypatch.setattr("trainer.training.EarlyStopping", Looking)
+    more = ["--warm-start", "live", "--epochs", "3", "--early-stopping", "1"]
+    assert main(["train", str(tmp_path / "today.csv"), "--releases", str(one_night), *COMMAND[:-1], *more]) == 0
+    assert len(seen) >= early_stopping.MIN_NEW
+    assert not had & set(seen)
+    assert "holding out an item that release" in capsys.readouterr().err
+
+
+def test_a_warm_start_with_few_new_events_and_early_stopping_is_wrong_usage(days, one_night, capsys):
+    more = ["--warm-start", "live", "--epochs", "2", "--early-stopping", "1"]
+    assert main(["train", str(days / "day1.csv"), "--releases", str(one_night), *COMMAND, *more]) == 2
+    assert "expected at least 50: leave --early-stopping away" in capsys.readouterr().err
+
+
+def test_a_training_that_was_killed_between_publishing_and_removing_its_checkpoint_says_so(
+    days, one_night, tmp_path, monkeypatch, capsys
+):
+    class Killed(BaseException):
+        """As if by kill -9."""
+
+    def killed(checkpoint):
+        raise Killed
+
+    command = ["train", str(days / "day1.csv"), "--releases", str(one_night), *COMMAND, "--warm-start", "live"]
+    command += ["--epochs", "2", "--checkpoint", str(tmp_path / "state.npz")]
+    first = Repository(one_night).current()
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.checkpoint.Checkpoint.remove", killed)
+        with pytest.raises(Killed):
+            main(command)
+    second = Repository(one_night).current()
+    assert second != first
+    capsys.readouterr()
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert f"started from release {first}, and this training starts from release {second}" in told
+    assert "it may have been published already; remove it" in told
+    assert Repository(one_night).current() == second
 
 
 def test_two_weeks_of_the_bundled_shop_drift_and_do_not_jump():

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from engine.configuration import require_valid
 from engine.encoders import RidgeEncoder
 from engine.row_solver import EXACT
 from trainer.checkpoint import Checkpoint, Saved
@@ -128,6 +129,7 @@ def train(
     Raises TrainingDiverged, naming the first row that is not finite; MemoryShort before it starts; CheckpointMismatch
     for a checkpoint of other data or options.
     """
+    require_valid(options)
     require_memory(interactions, options)
     run = _Run(interactions, options, on_progress)
     with threadpool_limits(1, "blas"), run.pool:
@@ -163,14 +165,22 @@ class _Run:
         self, initial_items: Vectors | None, checkpoint: Checkpoint | None, on_epoch: OnEpoch | None
     ) -> Embeddings:
         shape = (self.interactions.n_items, self.options.factors)
-        items = initial_items.astype(np.float32, order="C") if initial_items is not None else self._random(shape)
-        if items.shape != shape:
-            raise ValueError(f"initial_items has the shape {items.shape}; expected {shape}")
-        before = items.copy() if self.options.momentum > 0 else None
+        if initial_items is not None and initial_items.shape != shape:
+            raise ValueError(f"initial_items has the shape {initial_items.shape}; expected {shape}")
+
+        def first() -> Vectors:
+            return self._random(shape) if initial_items is None else initial_items.astype(np.float32, order="C")
+
+        saved = None
         if checkpoint is not None:
-            checkpoint.bind(self.interactions, self.options, self._penalty.unobserved_weight, items)
-            if (saved := checkpoint.load()) is not None:
-                items, before, self._losses = saved.item_vectors, saved.items_before, list(saved.losses)
+            # Nothing holds the first vectors while those of the file are read: trainer.memory counts them once.
+            checkpoint.bind(self.interactions, self.options, self._penalty.unobserved_weight, first())
+            saved = checkpoint.load()
+        if saved is None:
+            items = first()
+            before = items.copy() if self.options.momentum > 0 else None
+        else:
+            items, before, self._losses = saved.item_vectors, saved.items_before, list(saved.losses)
         self._halves = 2 * (self.options.epochs - len(self._losses)) + 1
         users = np.empty((self.interactions.n_users, self.options.factors), dtype=np.float32)
         for epoch in range(len(self._losses) + 1, self.options.epochs + 1):
@@ -254,8 +264,13 @@ class _Run:
 
     def _advice(self, found: str) -> str:
         weights = np.abs(self.interactions.by_user.values)
-        return (
-            f"training diverged in epoch {len(self._losses) + 1}: {found}. The largest event weight is "
-            f"{weights.max(initial=0):g} and the regularization {self.options.regularization:g}: "
-            "weights should be of the order of 1; lower them, or raise --regularization"
+        epoch = len(self._losses) + 1
+        where = f"epoch {epoch}" if epoch <= self.options.epochs else "the last solve of the users"
+        cause = (
+            f"the largest event weight is {weights.max(initial=0):g} and the regularization "
+            f"{self.options.regularization:g}: weights should be of the order of 1; lower them, or raise "
+            "--regularization"
         )
+        if self.options.regularization == 0:
+            cause = "without regularization some vectors have no single solution: raise --regularization"
+        return f"training diverged in {where}: {found}; {cause}"

@@ -1,20 +1,22 @@
 """A training that was interrupted goes on: the item vectors after the last finished epoch, in one file.
 
-Rows are solved from nothing in each epoch (trainer.als), so items, losses and the epoch are all there is to keep, and
-what early stopping remembers. The file is replaced by rename: whoever is killed leaves the epoch before or the epoch
-after, whole. What it was writing has one fixed name beside the file, so that the next save takes its place. The file
-names the data and options that it belongs to. Checked by tests/test_checkpoint.py.
+Rows are solved from nothing in each epoch (trainer.als), so items, with momentum those of the epoch before, and losses
+are all there is to keep, and what early stopping remembers. The file is replaced by rename: whoever is killed leaves
+the epoch before or the epoch after, whole. What it was writing has one fixed name beside the file, so that the next
+save takes its place. The file names the data and options that it belongs to, and the release that a warm start began
+with. Checked by tests/test_checkpoint.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +35,8 @@ _log = logging.getLogger("nearcart")
 _FORMAT = 1
 _FREE = ("threads",)
 """Options that may change between stopping and going on: they change no bit of the result."""
+STARTED_FROM = "started_from"
+"""The detail that names the release whose vectors a warm start began with; None where random vectors did."""
 _BEFORE = "items_before"
 _COMPANION = "companion_"
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -91,7 +95,8 @@ class Checkpoint:
         """
         named = {name: value for name, value in dataclasses.asdict(options.als()).items() if name not in _FREE}
         del named["unobserved_weight"]
-        # In the order in which a difference is told: causes before what follows from them.
+        # In the order in which a difference is told: causes before what follows from them, as all first vectors do
+        # from the release they are of.
         self._identity = {
             "format": _FORMAT,
             **self._details,
@@ -111,25 +116,28 @@ class Checkpoint:
                 "write to"
             ) from error
 
+    def require_details(self) -> None:
+        """Compare the details alone, where there is a file: before `bind` has data to compare as well.
+
+        Raises CheckpointMismatch where it is of another training, or cannot be read.
+        """
+        with contextlib.suppress(FileNotFoundError), self._reading() as file:
+            self._require(json.loads(str(file["identity"])), self._details)
+
     def load(self) -> Saved | None:
         """The state that the file holds, also given back to the companion; None where there is no file.
 
         Raises CheckpointMismatch where it is of another training, or cannot be read.
         """
         try:
-            # Opened here: np.load leaves a damaged file open.
-            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                self._require(json.loads(str(file["identity"])))
+            with self._reading() as file:
+                self._require(json.loads(str(file["identity"])), self._identity)
                 before = file[_BEFORE] if self._identity["momentum"] > 0 else None
                 saved = Saved(file["item_vectors"], before, tuple(file["losses"].tolist()))
                 names = [name for name in file.files if name.startswith(_COMPANION)]
                 state = {name.removeprefix(_COMPANION): file[name] for name in names}
         except FileNotFoundError:
             return None
-        except _DAMAGE as error:
-            raise CheckpointMismatch(
-                f"{self.path} is no checkpoint, or a damaged one ({error}): remove it to start anew"
-            ) from error
         if self._companion is not None:
             self._companion.restore(state)
         if self._on_step is not None:
@@ -161,9 +169,29 @@ class Checkpoint:
         self._beside.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def _require(self, identity: Mapping[str, Any]) -> None:
-        for name, expected in self._identity.items():
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """The opened file. Raises FileNotFoundError; CheckpointMismatch where reading it fails."""
+        try:
+            # Opened here: np.load leaves a damaged file open.
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                yield file
+        except FileNotFoundError:
+            raise
+        except _DAMAGE as error:
+            raise CheckpointMismatch(
+                f"{self.path} is no checkpoint, or a damaged one ({error}): remove it to start anew"
+            ) from error
+
+    def _require(self, identity: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        for name, expected in wanted.items():
             found = identity.get(name)
+            if found != expected and name == STARTED_FROM:
+                there, here = (f"release {each}" if each else "random vectors" for each in (found, expected))
+                raise CheckpointMismatch(
+                    f"the checkpoint {self.path} started from {there}, and this training starts from {here}: it may "
+                    "have been published already; remove it to start anew, or give the --warm-start that it began with"
+                )
             if found != expected:
                 told = {"data": "other events", "start": "other first vectors"}.get(
                     name, f"{name} {found}, and this training has {expected}"

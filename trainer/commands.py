@@ -117,7 +117,7 @@ class Evaluate(AlsOptions, EventOptions):
         def rank(embeddings: Embeddings) -> list[Ranking]:
             catalogue = known_items(train, held_out, embeddings.item_vectors)
             trained = Scorer(embeddings.user_vectors, embeddings.item_vectors)
-            model = trained if history is None else encoded(embeddings, seen)
+            model = trained if history is None else encoded(embeddings, seen, history.user_ids)
             return [
                 catalogue_ranking(scorer, seen, held_out, depth, catalogue=catalogue, threads=self.threads)
                 for scorer in (model, popularity_scorer(train, seen.n_rows))
@@ -234,7 +234,7 @@ class Export:
         """Write the files that are named, and say what they hold. Raises UsageError, ReleaseError."""
         from engine.release import Release
         from engine.repository import Repository
-        from trainer.vectors import check_outputs, export_items, export_users
+        from trainer.export import check_outputs, export_items, export_users
 
         check_outputs(self.items, self.users)
         repository = Repository(self.releases)

@@ -26,6 +26,8 @@ GRAM_BLOCKS = 32
 _ROTATION_FLOATS = 1 << 18
 """Rows rotated at a time, in elements: 1 MiB of scratch."""
 _LARGEST = np.iinfo(np.int16).max
+_NOTHING = np.float32(1e-33)
+"""A row without a larger element is rounded to zero: its scale would be too small for float32."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _pack(rows, out, row_scales):  # type: ignore[no-untyped-def]
         for k in range(d):
             largest = max(largest, abs(row[k]))
         row_scales[r] = largest / np.float32(_LARGEST)
-        inverse = np.float32(_LARGEST) / largest if largest > 0 else np.float32(0)
+        inverse = np.float32(_LARGEST) / largest if largest > _NOTHING else np.float32(0)
         for k in range(d):
             scaled = row[k] * inverse
             target[k] = np.int16(np.int32(scaled + np.float32(0.5) if scaled >= 0 else scaled - np.float32(0.5)))

@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from engine.ids import IdTable
+from engine.row_solver import EXACT
 from engine.scoring import top_positions
 from trainer.als import Embeddings
 from trainer.candidates import Candidates
-from trainer.errors import EvaluationError
+from trainer.eigenbasis import Table
+from trainer.errors import EvaluationError, TrainingDiverged
+from trainer.half_epoch import Penalty, RowNotFinite, solve_side
 from trainer.interactions import Csr, Interactions
 from trainer.metrics import Catalogue, Counts, Metric, PerUser, Ranking, measure
 from trainer.threads import Threads
@@ -82,16 +86,27 @@ def seen_items(train: Interactions, history: Interactions) -> Csr:
     return Csr(indptr, items[kept], history.by_user.values[kept], n_columns=train.n_items)
 
 
-def encoded(embeddings: Embeddings, seen: Csr) -> Scorer:
-    """Vectors of users that were not trained on, from what they have seen, by the encoder that serving uses.
+def encoded(embeddings: Embeddings, seen: Csr, user_ids: IdTable) -> Scorer:
+    """Vectors of users that were not trained on, from what they have seen, as the last half epoch solved the others.
 
-    A user who has seen nothing gets zeros: its ranking is that of the rows, most users first.
+    A user who has seen nothing gets zeros: its ranking is that of the rows, most users first. Raises TrainingDiverged,
+    naming the first user whose vector is not finite: `user_ids` are those of the rows of `seen`.
     """
-    encoder = embeddings.encoder()
-    vectors = np.zeros((seen.n_rows, embeddings.item_vectors.shape[1]), dtype=np.float32)
-    for user in range(seen.n_rows):
-        vectors[user] = encoder.encode(*seen.row(user))
-    return Scorer(vectors, embeddings.item_vectors)
+    items, options = embeddings.item_vectors, embeddings.options
+    penalty = Penalty(embeddings.unobserved_weight, options.regularization, options.regularization_exponent)
+    # Training leaves the items in their eigenbasis: there is nothing to rotate.
+    unrotated = np.eye(items.shape[1], dtype=np.float32)
+    table = Table(items, np.empty(0, dtype=np.float32), embeddings.spectrum, unrotated)
+    vectors = np.empty((seen.n_rows, items.shape[1]), dtype=np.float32)
+    try:
+        with threadpool_limits(1, "blas"), Threads(options.threads) as pool:
+            solve_side(seen, table, penalty, EXACT, vectors, pool)
+    except RowNotFinite as error:
+        raise TrainingDiverged(
+            f"the vector of user {user_ids[error.row]!r}, folded in from the history, is not finite: event weights "
+            "should be of the order of 1; lower them, or raise --regularization"
+        ) from None
+    return Scorer(vectors, items)
 
 
 def hold_out(train: Interactions, test: Interactions, history: Interactions | None = None) -> HeldOut:

@@ -7,11 +7,14 @@ decided in trainer.cleaning; here nothing is dropped. tests/test_events.py holds
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import duckdb
@@ -81,10 +84,36 @@ def open_workspace(threads: int, memory_limit: str) -> Iterator[duckdb.DuckDBPyC
             connection = duckdb.connect(":memory:", config=config)
         except duckdb.Error as error:
             raise UsageError(f"the memory limit {memory_limit!r} was refused ({error}); expected such as 2GB") from None
-        with connection, reading():
+        with _interrupts_kept(), connection, reading():
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET enable_progress_bar = false")
             yield connection
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ctrl-C ends the work at the end of this at the latest: some calls of DuckDB swallow the exception it raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous, interrupted = signal.getsignal(signal.SIGINT), threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        if callable(previous):
+            previous(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except Exception:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def stage_events(

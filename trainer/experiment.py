@@ -93,8 +93,9 @@ class EventsExperiment:
     def run(self, options: AlsOptions, weighting: Weighting, on_epoch: Callable[[int, float, float], None]) -> None:
         """Train; tell epoch, metric and seconds of the epoch after each. What `on_epoch` raises ends the training.
 
-        The metric is that of the model which training would publish if this epoch were its last: users are solved
-        anew, exactly, against the items as they are, while those of the epoch belong to the items before.
+        The metric is that of the model which training would publish if this epoch were its last, but for the precision
+        of a last epoch (float32 tables, rows solved exactly): users are solved anew, exactly, against the items as they
+        are, while those of the epoch belong to the items before.
         """
         weighed = self.weighed(weighting)
 

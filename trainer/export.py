@@ -1,137 +1,183 @@
-"""From vectors to a published release: what serving needs, in the layout of docs/release-format.md."""
+"""What leaves the program as vectors: turned so that they drift from release to release, written as Parquet.
+
+Inside, vectors stand in the eigenbasis of their Gram matrix, whose axes swap and flip from one training to the next
+though hardly a score changes. Scores are inner products, so any rotation gives the same ones, and a release holds one
+that takes its item vectors as near to the exported ones of the release before as a rotation can. The server never
+reads it. Checked by tests/test_export.py, measured by benchmarks/warm_start.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+from threadpoolctl import threadpool_limits
 
-from engine.calibration import MAX_QUERIES, Bags, add_measured_index, canary_scores, cart_queries, user_queries
-from engine.ids import StringTable
-from engine.index import IndexPlan
-from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
-from engine.release import Draft
-from engine.repository import Repository
-from trainer.als import Embeddings
-from trainer.interactions import Interactions
-from trainer.items import Attribute, Items
-from trainer.vectors import Alignment
+from engine.errors import UsageError
+from engine.ids import IdTable, StringTable
+from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS, DensePart
+from engine.release import Release, flush, publishing
+from trainer.warm_start import Previous
 
-_MAX_SAMPLED_CART = 60
+Vectors = NDArray[np.float32]
+
+_log = logging.getLogger("nearcart")
+
+_ALIGNED_ROWS = 1 << 14
+"""Rows of each side that the alignment holds in float64 at a time."""
+_BATCH_FLOATS = 1 << 23
+"""Rows that an export holds at a time, in elements: 32 MiB, which is also a row group of the file."""
+_BATCH_ROWS = 1 << 20
+"""And never more than these, so that their ids stay within the 2 GiB that offsets of 32 bits reach."""
+_COSINES = 100_000
+"""Items whose drift is looked at."""
 
 
-def publish_release(
-    repository: Repository,
-    interactions: Interactions,
-    items: Items,
-    embeddings: Embeddings,
-    *,
-    plan: IndexPlan,
-    promised_recall: float,
-    configuration: Mapping[str, Any],
-    promote: bool,
-    alignment: Alignment | None = None,
-) -> str:
-    """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
+@dataclass(frozen=True)
+class Alignment:
+    """An orthogonal matrix, float32 (d, d), and what it achieves: the median cosine of items of both releases."""
 
-    With an alignment, the release's vectors are exported through its rotation, otherwise as they are.
+    rotation: Vectors
+    release_id: str
+    """The release whose exported vectors it turns to."""
+    n_items: int
+    """Items of both releases."""
+    median_cosine: float
+
+
+def align(previous: Previous, item_ids: IdTable, item_vectors: Vectors) -> Alignment | None:
+    """The orthogonal R that minimizes |Y R - Z|_F: Y the item vectors, Z yesterday's exported ones, of common items.
+
+    With the singular value decomposition Y'Z = U S V', R = U V' (Schönemann, "A generalized solution of the orthogonal
+    Procrustes problem", Psychometrika 1966), in float64. Every item counts as its vectors are long, so that those with
+    many users count most. None, with a line in the log, where no item is in both; None where a vector is not finite.
     """
-    options = embeddings.options
-    carts = sample_carts(interactions, np.random.default_rng(options.seed))
-    by_user = interactions.by_user
-    queries = {
-        "user": user_queries(embeddings.user_vectors, (by_user.indptr, by_user.indices)),
-        "cart": cart_queries(embeddings.encoder(), carts),
-    }
-    with repository.draft() as draft:
-        _add_users(draft, interactions)
-        attributes = _add_items(draft, interactions, items)
-        draft.add_array(USER_VECTORS, embeddings.user_vectors)
-        draft.add_array(ITEM_VECTORS, embeddings.item_vectors)
-        draft.add_array("parts/0/spectrum", embeddings.spectrum)
-        if alignment is not None:
-            draft.add_array(EXPORT_ROTATION, alignment.rotation)
-        draft.add_array("canaries/carts.indptr", carts[0])
-        draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
-        index = add_measured_index(draft, plan, embeddings.item_vectors, items.available, queries, promised_recall)
-        fields = {
-            "sizes": {
-                "users": interactions.n_users,
-                "items": interactions.n_items,
-                "entries": interactions.n_entries,
-                "events": interactions.report.rows_kept,
-            },
-            "parts": [
-                {
-                    "name": "als",
-                    "weight": 1.0,
-                    "encoder": {
-                        "kind": "ridge",
-                        "unobserved_weight": embeddings.unobserved_weight,
-                        "regularization": options.regularization,
-                        "regularization_exponent": options.regularization_exponent,
-                    },
-                    "memory": {"kind": "dense", "factors": options.factors},
-                }
-            ],
-            "index": index,
-            "attributes": attributes,
-            "metrics": {"loss": embeddings.losses[-1]},
-            "losses": list(embeddings.losses),
-            "events": interactions.report.as_dict(),
-            "configuration": dict(configuration),
-        }
-        if alignment is not None:
-            fields["aligned_to"] = alignment.release_id
-        return repository.publish(draft, fields, promote=promote)
+    old_rows = previous.item_ids.rows_of(item_ids.strings)
+    rows = np.flatnonzero(old_rows >= 0)
+    old_rows = old_rows[rows]
+    if not len(rows):
+        _log.warning("exported vectors are not aligned to release %s: no item is in both", previous.release_id)
+        return None
+    product = np.zeros((previous.factors, previous.factors))
+    with threadpool_limits(1, "blas"):
+        for start in range(0, len(rows), _ALIGNED_ROWS):
+            part = slice(start, start + _ALIGNED_ROWS)
+            old = previous.item_vectors[old_rows[part]].astype(np.float64)
+            product += item_vectors[rows[part]].astype(np.float64).T @ old
+        if previous.export_rotation is not None:
+            product = product @ previous.export_rotation.astype(np.float64)
+        if not np.isfinite(product).all():
+            return None
+        left, _, right = np.linalg.svd(product)
+        rotation = (left @ right).astype(np.float32)
+    sample = np.linspace(0, len(rows) - 1, min(len(rows), _COSINES)).astype(np.int64)
+    cosine = median_cosine(
+        exported(item_vectors[rows[sample]], rotation),
+        exported(previous.item_vectors[old_rows[sample]], previous.export_rotation),
+    )
+    return Alignment(rotation, previous.release_id, len(rows), cosine)
 
 
-def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
-    """Real carts to measure the index with: baskets of up to 60 items, or parts of histories where there are none."""
-    baskets, by_user = interactions.baskets or None, interactions.by_user  # no baskets are as good as none known
-    n = by_user.n_rows if baskets is None else len(baskets)
-    carts = []
-    for row in np.sort(generator.choice(n, min(MAX_QUERIES, n), replace=False)).tolist():
-        if baskets is not None:
-            cart, limit = baskets.indices[baskets.indptr[row] : baskets.indptr[row + 1]], _MAX_SAMPLED_CART
-        else:
-            items, values = by_user.row(row)
-            cart, limit = items[values > 0], int(generator.integers(1, 11))
-        if len(cart):
-            carts.append(np.sort(generator.choice(cart, min(len(cart), limit), replace=False)).astype(np.int32))
-    indptr = np.zeros(len(carts) + 1, dtype=np.int64)
-    np.cumsum([len(cart) for cart in carts], out=indptr[1:])
-    return indptr, np.concatenate(carts) if carts else np.empty(0, dtype=np.int32)
+def exported(vectors: Vectors, rotation: Vectors | None) -> Vectors:
+    """Vectors as they leave the program."""
+    return vectors if rotation is None else vectors @ rotation
 
 
-def _add_users(draft: Draft, interactions: Interactions) -> None:
-    by_user = interactions.by_user
-    draft.add_arrays("users/ids", interactions.user_ids.arrays())
-    draft.add_array("users/history.indptr", by_user.indptr)
-    draft.add_array("users/history.indices", by_user.indices)
-    draft.add_array("users/history.values", by_user.values)
+def median_cosine(one: Vectors, other: Vectors) -> float:
+    """The median, over rows, of the cosine of two tables' rows; rows of zeros aside. NaN where all are."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    kept = lengths > 0
+    return float(np.median((one * other).sum(axis=1)[kept] / lengths[kept])) if kept.any() else float("nan")
 
 
-def _add_items(draft: Draft, interactions: Interactions, items: Items) -> list[dict[str, str]]:
-    """Ids, popularity, availability and attributes; returns the manifest's list of attributes."""
-    popularity = interactions.popularity()
-    draft.add_arrays("items/ids", interactions.item_ids.arrays())
-    draft.add_array("items/popularity", popularity)
-    draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
-    draft.add_array("items/available", items.available)
-    described = []
-    for i, (name, column) in enumerate(items.attributes.items()):
-        described.append({"name": name, "kind": _kind(column)})
-        if isinstance(column, StringTable):
-            draft.add_arrays(f"items/attributes/{i}", column.arrays())
-        else:
-            draft.add_array(f"items/attributes/{i}", column)
-    return described
+def check_outputs(*paths: Path | None) -> None:
+    """Raises UsageError unless there is a path, all differ, and each can be a new file of a directory."""
+    given = [path for path in paths if path is not None]
+    if not given:
+        raise UsageError("export writes nothing: give --items FILE, --users FILE or both")
+    if len({path.resolve() for path in given}) < len(given):
+        raise UsageError(f"--items and --users are both {given[0]}: give a file for each")
+    for path in given:
+        if path.is_dir():
+            raise UsageError(f"found the directory {path}, expected the name of a file to write")
+        if not path.parent.is_dir():
+            raise UsageError(f"found no directory {path.parent} to write {path.name} to: make it, or name another")
 
 
-def _kind(column: Attribute) -> str:
-    if isinstance(column, StringTable):
-        return "text"
-    return "boolean" if column.dtype == np.bool_ else "number"
+def export_items(release: Release, path: Path) -> str:
+    """Write `item_id` and `vector` of every item; returns what was written, in words.
+
+    Raises ReleaseError before the file is touched; PublishFailed where it cannot be written, and then leaves it alone.
+    """
+    part = DensePart.of(release.manifest)
+    release.verified_path(f"{ITEM_VECTORS}.npy")
+    return _write(release, path, "item", part.n_items, part.item_vectors(release), part.export_rotation(release))
+
+
+def export_users(release: Release, path: Path) -> str:
+    """Write `user_id` and `vector` of every user, as `export_items` does."""
+    part = DensePart.of(release.manifest)
+    release.verified_path(f"{USER_VECTORS}.npy")
+    return _write(release, path, "user", part.n_users, part.user_vectors(release), part.export_rotation(release))
+
+
+def _write(release: Release, path: Path, side: str, n: int, vectors: Vectors, rotation: Vectors | None) -> str:
+    """One Parquet file, a row group a batch, beside its name and then renamed."""
+    tables = [f"{side}s/ids.data", f"{side}s/ids.offsets"]
+    for name in [*tables, EXPORT_ROTATION] if rotation is not None else tables:
+        release.verified_path(f"{name}.npy")
+    ids = StringTable.from_arrays(release.table(f"{side}s/ids", n))
+    factors = vectors.shape[1]
+    schema = pa.schema(
+        [
+            pa.field(f"{side}_id", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.field("element", pa.float32(), nullable=False), factors), nullable=False),
+        ],
+        metadata={"nearcart.release_id": release.release_id},
+    )
+    size = max(1, min(_BATCH_ROWS, _BATCH_FLOATS // factors))
+    with _replacing(path) as beside:
+        # Ids and floats hardly repeat: a dictionary would be built and thrown away.
+        settings = {"use_dictionary": False, "write_statistics": [f"{side}_id"]}
+        with parquet.ParquetWriter(beside, schema, **settings) as writer:
+            for start in range(0, n, size):
+                stop = min(n, start + size)
+                rows = exported(vectors[start:stop], rotation)
+                columns = [_strings(ids, start, stop), _lists(rows, schema.field("vector").type)]
+                writer.write_batch(pa.record_batch(columns, schema=schema), row_group_size=size)
+    return f"{path}: {n:,} {side}s, vectors of {factors}, release {release.release_id}"
+
+
+def _strings(ids: StringTable, start: int, stop: int) -> pa.Array:
+    """Ids of a range of rows, without a Python string for any."""
+    offsets = ids.offsets[start : stop + 1]
+    data = np.ascontiguousarray(ids.data[offsets[0] : offsets[-1]])
+    starts = (offsets - offsets[0]).astype(np.int32)
+    return pa.StringArray.from_buffers(stop - start, pa.py_buffer(starts), pa.py_buffer(data))
+
+
+def _lists(rows: Vectors, kind: pa.DataType) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), type=kind)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write, renamed over it at the end, durably; or removed, and `path` is as it was."""
+    # One fixed name: what a killed export was writing is written over by the next.
+    beside = path.with_name(f".{path.name}.partial")
+    outcome = "The file of this name, if there was one, is as it was; free space or choose another, and export again"
+    with publishing(path, outcome):
+        try:
+            yield beside
+            flush(beside)
+            beside.replace(path)
+            flush(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.row_solver import add_entries
+from engine.row_solver import MOST_STEPS, add_entries
 from trainer.eigenbasis import Table
 from trainer.interactions import Csr
 from trainer.threads import Threads
@@ -56,7 +56,7 @@ def solve_giant(
     direction = inverse * residual
     squared = _dot(residual, direction)
     steps = 0
-    while np.isfinite(squared + loss) and squared > tolerance * loss and steps < 4 * d + 8:
+    while np.isfinite(squared + loss) and squared > max(tolerance * loss, 0.0) and steps < MOST_STEPS * d + 8:
         product, spread = over_pieces(direction, of_targets=False)
         product += background * direction
         length = np.float32(squared / (_dot(background * direction, direction) + spread))

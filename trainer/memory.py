@@ -1,7 +1,7 @@
 """What a training will hold at its peak, predicted before it starts, and what the machine or the container has left.
 
-The prediction counts what grows with the data: tables of vectors. It is held against a measured process by
-tests/test_memory.py.
+The prediction counts what grows with the data, tables of vectors, and what each thread works in. It is held against
+measured processes by tests/test_memory.py.
 """
 
 from __future__ import annotations
@@ -9,36 +9,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.eigenbasis import gram_blocks
+from engine.row_solver import _RESIDENT_FLOATS
+from trainer.eigenbasis import _ROTATION_FLOATS, gram_blocks
 from trainer.errors import MemoryShort
 from trainer.interactions import Interactions
 from trainer.options import AlsOptions
+from trainer.threads import resolved_threads
 
 _FLOAT_BYTES = 4
 _PACKED_BYTES = 2
-_SCRATCH_BYTES = 64 << 20
-"""Buffers of all threads, blocks of rotations and Gram matrices, at ordinary sizes."""
+_SCRATCH_BYTES = 48 << 20
+"""What does not grow with the data: libraries, files on their way, what the allocator keeps."""
+_THREAD_FLOATS = (_RESIDENT_FLOATS, _ROTATION_FLOATS, _ROTATION_FLOATS)
+"""What a thread works in: a row's gathered vectors, and a block of a table with its product. None exceeds the table."""
 _MATRICES = 6
 """Float64 matrices of factors by factors at a time beside the blocks of one that is summed: what LAPACK works in."""
 
 
-def predicted_bytes(n_users: int, n_items: int, factors: int, *, item_copies: int = 0) -> int:
+def predicted_bytes(n_users: int, n_items: int, factors: int, threads: int, *, item_copies: int = 0) -> int:
     """What training takes beyond the interactions: both sides' vectors, the larger one again in 16 bits, scratch.
 
-    `item_copies` float32 tables of items are held besides, as early stopping does.
+    `item_copies` float32 tables of items are held besides, as by momentum and early stopping.
     """
+    most = max(n_users, n_items)
     vectors = (n_users + (1 + item_copies) * n_items) * factors * _FLOAT_BYTES
-    table = max(n_users, n_items) * (factors * _PACKED_BYTES + _FLOAT_BYTES)
-    matrices = (_MATRICES + gram_blocks(max(n_users, n_items))) * factors * factors * 8
-    return vectors + table + matrices + _SCRATCH_BYTES
+    table = most * (factors * _PACKED_BYTES + _FLOAT_BYTES)
+    matrices = (_MATRICES + gram_blocks(most)) * factors * factors * 8
+    buffers = threads * sum(min(floats, most * factors) for floats in _THREAD_FLOATS) * _FLOAT_BYTES
+    return vectors + table + matrices + buffers + _SCRATCH_BYTES
 
 
 def require_memory(
     interactions: Interactions, options: AlsOptions, *, item_copies: int = 0, available: int | None = None
 ) -> None:
-    """Raises MemoryShort where training would not fit into `available` bytes; without them, what there is."""
+    """Raises MemoryShort where training would not fit into `available` bytes; without them, what there is.
+
+    `item_copies` are tables that are made after this call, beside those of the options: of early stopping, and the
+    first vectors of a warm start. What the caller has made already is not among what is available.
+    """
+    sizes_of_data = interactions.n_users, interactions.n_items, options.factors
     copies = item_copies + (options.momentum > 0)
-    needed = predicted_bytes(interactions.n_users, interactions.n_items, options.factors, item_copies=copies)
+    needed = predicted_bytes(*sizes_of_data, resolved_threads(options.threads), item_copies=copies)
     left = available_bytes() if available is None else available
     if left is not None and needed > left:
         sizes = f"{interactions.n_users:,} users and {interactions.n_items:,} items with {options.factors} factors"

@@ -20,13 +20,15 @@ from trainer.threads import Threads
 Vectors = NDArray[np.float32]
 
 _BLOCK_FLOATS = 1 << 16
+_ROUNDING = 1e-6
+"""A loss that rose by no more, relative, did not rise: it is a sum of float32 solutions."""
 
 
 def share_of_last_step(losses: Sequence[float], most: float) -> float:
     """How much of the last epoch's movement the next one begins with, from the loss of each epoch so far."""
     falling = 0
     for place, loss in enumerate(losses):
-        falling = 0 if place and not loss <= losses[place - 1] else falling + 1
+        falling = 0 if place and not loss <= losses[place - 1] * (1 + _ROUNDING) else falling + 1
     return min(most, max(0, falling - 1) / (falling + 1))
 
 

@@ -55,6 +55,7 @@ class AlsOptions:
         1e-4,
         metavar="X",
         minimum=0,
+        maximum=0.1,
     )
 
     def unobserved_weight_for(self, n_users: int, n_items: int, n_entries: int) -> float:

@@ -1,7 +1,8 @@
 """Some of the entries of interactions, as interactions of their own.
 
-Without users and items that have no entry left; rows are numbered anew by the rules of trainer.interactions. Nothing is
-decided here: trainer.splits says which entries. Checked by tests/test_splits.py.
+Without users and items that have no entry left; rows are numbered anew by the rules of trainer.interactions. Which
+entries, the caller says: benchmarks cut what they have read already, commands cut events (trainer.splits). Checked by
+tests/test_parts.py.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def training_progress(
     if quiet:
         yield lambda progress: None
         return
-    lines = _Lines(validation or (lambda: ""))
     console = Console(stderr=True)
+    lines = _Lines(validation or (lambda: ""), console.width if console.is_terminal else None)
     if not console.is_terminal:
         yield lines
         return
@@ -52,10 +52,11 @@ def training_progress(
 
 
 class _Lines:
-    """One line an epoch, when it is done."""
+    """One line an epoch, when it is done; on a narrow terminal without the parts of the objective."""
 
-    def __init__(self, validation: Callable[[], str]) -> None:
+    def __init__(self, validation: Callable[[], str], width: int | None = None) -> None:
         self._validation = validation
+        self._width = width
         self._told: Epoch | None = None
 
     def __call__(self, progress: TrainingProgress) -> None:
@@ -64,13 +65,13 @@ class _Lines:
             return
         self._told = last
         rows = (len(last.item_vectors) + last.n_users) / last.seconds
-        told = (
-            f"epoch {last.epoch}/{progress.epochs}: {_objective(last)}",
-            self._validation(),
-            f"{_short(rows)} rows/s",
-            f"{_seconds_left(progress):,.0f} s left",
-        )
-        print(", ".join(filter(None, told)), file=sys.stderr, flush=True)
+        loss = f"loss {last.loss:,.0f}"
+        rest = [self._validation(), f"{_short(rows)} rows/s", f"{_seconds_left(progress):,.0f} s left"]
+        for objective in (f"{loss} = {_parts(last)}", loss):
+            line = ", ".join(filter(None, (f"epoch {last.epoch}/{progress.epochs}: {objective}", *rest)))
+            if self._width is None or len(line) < self._width:
+                break
+        print(line, file=sys.stderr, flush=True)
 
 
 def _position(progress: TrainingProgress) -> str:
@@ -80,10 +81,10 @@ def _position(progress: TrainingProgress) -> str:
     return f"{told}{progress.seconds:,.0f} s, {_seconds_left(progress):,.0f} s left"
 
 
-def _objective(epoch: Epoch) -> str:
-    """The objective and its parts."""
+def _parts(epoch: Epoch) -> str:
+    """The parts of the objective."""
     parts = {"observed": epoch.observed, "unobserved": epoch.unobserved, "penalty": epoch.penalty}
-    return f"loss {epoch.loss:,.0f} = " + " + ".join(f"{name} {_short(value)}" for name, value in parts.items())
+    return " + ".join(f"{name} {_short(value)}" for name, value in parts.items())
 
 
 def _short(value: float) -> str:

@@ -1,8 +1,8 @@
 """Training and test, cut from one set of events.
 
-`read_split` reads files once and cuts events; `split_entries` cuts interactions that are there already, for tuning and
-for early stopping. Either way training learns nothing of the test: rows are numbered, weights computed, ages measured
-and support counted in each part by itself. trainer.choices decides at random or by time; tests/test_splits.py.
+`read_split` reads files once and cuts events. Training learns nothing of the test: rows are numbered, weights computed,
+ages measured and support counted in each part by itself. trainer.choices decides at random; tests/test_splits.py.
+What early stopping holds out is cut by trainer.early_stopping.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from dataclasses import dataclass, replace
 import duckdb
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from engine.errors import UsageError
 from trainer.assembly import number_rows, read_entries, read_ids
-from trainer.choices import HISTORY, TEST, TRAIN, Pool, SplitRule, byte_ranks, choose, parse_split
-from trainer.cleaning import Cleaning, Reason, Report, judge
+from trainer.choices import HISTORY, TEST, TRAIN, Pool, SplitRule, choose, parse_split
+from trainer.cleaning import Cleaning, Report, judge
 from trainer.errors import NothingLeft
 from trainer.events import DEFAULT_MEMORY_LIMIT, EventColumns, Step, open_workspace, stage_events
 from trainer.interactions import Interactions, assemble, refuse_nothing
 from trainer.netting import check_times, net, newest_seconds
-from trainer.parts import part_of_entries
 
 _NAMES = {TRAIN: "train", HISTORY: "history", TEST: "test"}
 _NEEDS = {
@@ -92,40 +90,6 @@ def read_split(
         test = _read_part(connection, TEST, rule, unsupported)
     parts = [part.report for part in (train, history, test) if part is not None]
     return Split(train, history, test, judged.then(Report.total(parts)))
-
-
-def split_entries(interactions: Interactions, split: str, seed: int = 42) -> Split:
-    """Cut interactions by `random`, `last` or `users`, as `read_split` cuts events; ids and seed choose alike.
-
-    Users and items without an entry in a part are not in it, and rows are numbered anew, so that popular items come
-    first as everywhere. Values stay as they are: those of tfidf and bm25 know how often items and users occur in both
-    parts. Raises UsageError, NothingLeft.
-    """
-    rule = parse_split(split)
-    if rule.kind not in ("random", "last", "users"):
-        raise UsageError(f"the split is {rule.text!r}; entries can be cut by random, last or users only, events by all")
-    by_user, times = interactions.by_user, interactions.last_times
-    if rule.kind == "last" and np.isnan(times).all():
-        raise UsageError("the split 'last' needs times, and no entry has one; name the column with --timestamp-column")
-    user_ids, item_ids = interactions.user_ids.strings, interactions.item_ids.strings
-    parts = choose(Pool(by_user.indptr, by_user.indices, by_user.values > 0, times, user_ids, item_ids), rule, seed)
-    ranks = byte_ranks(item_ids)
-
-    def part_of(part: int, kept: NDArray[np.bool_], dropped: int = 0) -> Interactions:
-        rows = int(interactions.counts[kept].sum())
-        report = Report.of(rows + dropped, rows, {Reason.UNKNOWN_ITEM.value: dropped})
-        if not rows:
-            raise _nothing(rule, part, report)
-        return part_of_entries(interactions, kept, ranks, report)
-
-    train, history = part_of(TRAIN, parts == TRAIN), None
-    if rule.kind == "users":
-        known = np.isin(by_user.indices, by_user.indices[parts == TRAIN])
-        unknown = int(interactions.counts[(parts == HISTORY) & ~known].sum())
-        history = part_of(HISTORY, (parts == HISTORY) & known, unknown)
-    test = part_of(TEST, parts == TEST)
-    reports = [part.report for part in (train, history, test) if part is not None]
-    return Split(train, history, test, Report.total(reports))
 
 
 def _mark(connection: duckdb.DuckDBPyConnection, rule: SplitRule, seed: int, cleaning: Cleaning) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from engine.configuration import as_mapping
 from engine.index import IndexPlan, check_plan
+from engine.release import Release
 from engine.repository import Repository
 from trainer.als import Embeddings, train
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import STARTED_FROM, Checkpoint
 from trainer.early_stopping import ITEM_COPIES, METRIC, EarlyStopping
-from trainer.export import publish_release
+from trainer.export import Alignment, align
 from trainer.interactions import Interactions, read_interactions
 from trainer.items import read_catalogue
 from trainer.memory import require_memory
 from trainer.options import TrainOptions
 from trainer.progress import Steps, training_progress
-from trainer.vectors import Alignment, align
-from trainer.warm_start import Previous, initial_items, live_release, release_to_start_from
+from trainer.publishing import publish_release
+from trainer.warm_start import Previous, initial_items, live_release, new_entries, release_to_start_from
 
 _log = logging.getLogger("nearcart")
 
@@ -32,6 +31,8 @@ def train_release(options: TrainOptions) -> str:
     check_plan(plan, als.factors)
     repository = Repository(options.releases)
     previous = release_to_start_from(repository, options.warm_start, als.factors)
+    if options.checkpoint is not None:
+        Checkpoint(options.checkpoint, details=_details(options, previous)).require_details()
     step = Steps(quiet=options.quiet)
     step("reading events")
     interactions = read_interactions(
@@ -59,8 +60,7 @@ def train_release(options: TrainOptions) -> str:
         f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries; "
         f"training {als.factors} factors for {als.epochs} epochs"
     )
-    start = None if previous is None else initial_items(previous, interactions.item_ids, als)
-    embeddings = _learned(interactions, options, start, step)
+    embeddings = _learned(interactions, options, previous, step)
     step("building and measuring the index")
     release_id = publish_release(
         repository,
@@ -73,24 +73,34 @@ def train_release(options: TrainOptions) -> str:
         promote=options.promote,
         alignment=_aligned(previous or live_release(repository, als.factors), interactions, embeddings),
     )
+    # Whoever is killed before this line leaves a checkpoint that warm starts from what is live now refuse.
     if options.checkpoint is not None:
         Checkpoint(options.checkpoint).remove()
     step(f"published {options.releases / release_id}" + (", live" if options.promote else ", not promoted"))
     return release_id
 
 
-def _learned(
-    interactions: Interactions, options: TrainOptions, initial_items: NDArray[np.float32] | None, step: Steps
-) -> Embeddings:
+def _details(options: TrainOptions, previous: Previous | None) -> dict[str, Any]:
+    """What a checkpoint's training is, beside the options of ALS and the events."""
+    started_from = None if previous is None else previous.release_id
+    return {"early_stopping": options.early_stopping, STARTED_FROM: started_from}
+
+
+def _learned(interactions: Interactions, options: TrainOptions, previous: Previous | None, step: Steps) -> Embeddings:
     """Train, with what the options ask for beside it."""
     stopping = None
     if options.early_stopping:
-        require_memory(interactions, options, item_copies=ITEM_COPIES)
-        stopping = EarlyStopping(interactions, options, options.early_stopping)
-        step(f"holding out an item of {stopping.n_users:,} users, to measure {METRIC} after each epoch")
+        among, kind = None, "an item"
+        if previous is not None:
+            among = new_entries(Release(Repository(options.releases).path(previous.release_id)), interactions)
+            kind = f"an item that release {previous.release_id} did not have"
+        stopping = EarlyStopping(interactions, options, options.early_stopping, among=among)
+        step(f"holding out {kind} of {stopping.n_users:,} users, to measure {METRIC} after each epoch")
+    copies = (ITEM_COPIES if stopping is not None else 0) + (previous is not None)
+    require_memory(interactions, options, item_copies=copies)
     checkpoint = None
     if options.checkpoint is not None:
-        details = {"early_stopping": options.early_stopping}
+        details = _details(options, previous)
         checkpoint = Checkpoint(options.checkpoint, companion=stopping, details=details, on_step=step)
     validation = None if stopping is None else stopping.described
     try:
@@ -98,7 +108,7 @@ def _learned(
             embeddings = train(
                 interactions if stopping is None else stopping.training,
                 options.als() if stopping is None else stopping.options,
-                initial_items=initial_items,
+                initial_items=None if previous is None else initial_items(previous, interactions.item_ids, options),
                 checkpoint=checkpoint,
                 on_progress=show,
                 on_epoch=stopping,

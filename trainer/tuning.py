@@ -53,6 +53,8 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     so_far: list[Tried] = []
     with _opened(journal) as storage:
+        for name in optuna.get_all_study_names(storage):
+            _require(optuna.load_study(study_name=name, storage=storage), identity, journal)
         for factors in plan.factors:
             study = optuna.create_study(
                 storage=storage, study_name=f"{factors} factors", direction="maximize", load_if_exists=True

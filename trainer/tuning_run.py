@@ -127,7 +127,6 @@ def _metric(text: str) -> Metric:
 def _identity(options: Tune, metric: Metric, experiment: EventsExperiment) -> dict[str, Any]:
     """What must be the same for trials to be comparable. More trials, or factors, may be asked for later."""
     return {
-        "events": experiment.digest(),
         "split": options.split,
         "metric": metric.name,
         "epochs": options.epochs,
@@ -135,6 +134,7 @@ def _identity(options: Tune, metric: Metric, experiment: EventsExperiment) -> di
         "weighting": list(plan_of(options).weightings),
         "validation_users": options.validation_users,
         **{name: getattr(options, name) for name in _OF_ENTRIES},
+        "events": experiment.digest(),  # last: options are told as the cause of other entries
     }
 
 

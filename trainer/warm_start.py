@@ -1,8 +1,9 @@
 """Yesterday's release: training starts from its item vectors, and its exported vectors are what today's turn towards.
 
-Item vectors are the whole state between epochs (trainer.als), so they are all that is taken over, mapped by id: users
-are solved anew in the first half epoch, and items that yesterday did not know in the second. How today's vectors are
-turned to yesterday's is trainer.vectors. Checked by tests/test_warm_start.py, measured by benchmarks/warm_start.py.
+Item vectors are the state between epochs (trainer.als) that is taken over, mapped by id: users are solved anew in the
+first half epoch, items that yesterday did not know in the second, and momentum starts from rest. What yesterday's
+vectors were trained on is known too, for early stopping. How today's vectors are turned to yesterday's is
+trainer.export. Checked by tests/test_warm_start.py, measured by benchmarks/warm_start.py.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from engine.ids import IdTable, slots_for
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, DensePart
 from engine.release import Release
 from engine.repository import Repository
+from trainer.interactions import Csr, Interactions
 from trainer.options import AlsOptions
 
 LIVE = "live"
 """What `--warm-start` calls the release that CURRENT names."""
 
 _log = logging.getLogger("nearcart")
+
+_IDS_OF_BOTH = tuple(f"{side}/ids.{part}" for side in ("users", "items") for part in ("data", "offsets", "slots"))
+_HISTORIES = ("users/history.indptr", "users/history.indices", "users/history.values")
+_COMPARED_USERS = 1 << 16
+"""Users whose histories are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,37 @@ def live_release(repository: Repository, factors: int) -> Previous | None:
         )  # fmt: skip
         return None
     return previous
+
+
+def new_entries(release: Release, interactions: Interactions) -> NDArray[np.bool_]:
+    """Which entries, bool (entries,) in the order of `by_user`, are of a user and an item without one in the release.
+
+    By id, liked or not. The release's vectors may have been trained on all others. Raises ReleaseCorrupt,
+    ReleaseIncompatible.
+    """
+    part = DensePart.of(release.manifest)
+    for name in (*_IDS_OF_BOTH, *_HISTORIES):
+        release.verified_path(f"{name}.npy")
+    user_ids, item_ids = (
+        IdTable.from_arrays(release.table(f"{side}/ids", n, n_slots=slots_for(n)))
+        for side, n in (("users", part.n_users), ("items", part.n_items))
+    )
+    indptr = release.array(_HISTORIES[0], np.int64, (part.n_users + 1,))
+    indices = release.array(_HISTORIES[1], np.int32, (part.n_entries,))
+    values = release.array(_HISTORIES[2], np.float32, (part.n_entries,))
+    histories, by_user = Csr(indptr, indices, values, n_columns=part.n_items), interactions.by_user
+    old_users = user_ids.rows_of(interactions.user_ids.strings)
+    old_items = item_ids.rows_of(interactions.item_ids.strings)
+    is_new = np.empty(by_user.n_entries, dtype=np.bool_)
+    for start in range(0, by_user.n_rows, _COMPARED_USERS):
+        users = np.arange(start, min(start + _COMPARED_USERS, by_user.n_rows))
+        known = users[old_users[users] >= 0]
+        old, new = histories.selected(old_users[known]), by_user.selected(users)
+        had = np.repeat(known, np.diff(old.indptr)) * part.n_items + old.indices
+        has = np.repeat(users, np.diff(new.indptr)) * part.n_items + old_items[new.indices]
+        is_unknown = old_items[new.indices] < 0
+        is_new[by_user.indptr[start] : by_user.indptr[users[-1] + 1]] = is_unknown | ~np.isin(has, had)
+    return is_new
 
 
 def initial_items(previous: Previous, item_ids: IdTable, options: AlsOptions) -> NDArray[np.float32]:

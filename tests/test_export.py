@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -22,12 +25,22 @@ from engine.queries import Repeat, Source, UserQuery
 from engine.release import Draft, Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
-from trainer import vectors
-from trainer.vectors import align, check_outputs, export_items, export_users, exported, median_cosine
+from trainer import export
+from trainer.export import align, check_outputs, export_items, export_users, exported, median_cosine
 from trainer.warm_start import Previous
 
 GOLDEN = Path(__file__).parent / "data" / "golden_v1"
 ROTATED_ID = "20260102T000000.000Z-rotated"
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pyarrow import parquet
+from engine.release import Release
+from engine.repository import Repository
+from trainer.export import export_items
+parquet.ParquetWriter.write_batch = lambda *arguments, **others: os.kill(os.getpid(), signal.SIGKILL)
+export_items(Release(Repository(Path(sys.argv[1])).current_path()), Path(sys.argv[2]))
+"""
 
 
 def orthogonal(d, seed=0):
@@ -116,7 +129,7 @@ def test_vectors_are_turned_to_what_was_exported_and_not_to_what_was_inside():
 def test_the_sums_do_not_depend_on_how_many_rows_are_taken_at_a_time(monkeypatch):
     items, old = made_vectors(100, 4), previous_of(made_vectors(100, 4, 1))
     whole = align(old, ids_of(100), items).rotation
-    monkeypatch.setattr(vectors, "_ALIGNED_ROWS", 7)
+    monkeypatch.setattr(export, "_ALIGNED_ROWS", 7)
     np.testing.assert_allclose(align(old, ids_of(100), items).rotation, whole, atol=1e-6)
 
 
@@ -192,7 +205,7 @@ def test_a_release_from_before_there_were_rotations_is_exported_as_it_is(tmp_pat
 def test_a_file_in_many_batches_holds_what_one_in_a_single_batch_does(rotated_repository, tmp_path, monkeypatch):
     release = Release(rotated_repository.current_path())
     export_users(release, tmp_path / "whole.parquet")
-    monkeypatch.setattr(vectors, "_BATCH_FLOATS", 7 * 8)
+    monkeypatch.setattr(export, "_BATCH_FLOATS", 7 * 8)
     export_users(release, tmp_path / "parts.parquet")
     assert parquet.ParquetFile(tmp_path / "whole.parquet").num_row_groups == 1
     assert parquet.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 6
@@ -251,6 +264,15 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(small_repository,
     with pytest.raises(PublishFailed, match="is as it was; free space"):
         export_items(Release(small_repository.current_path()), tmp_path / "items.parquet")
     assert (tmp_path / "items.parquet").read_text() == "yesterday's"
+    assert [each.name for each in tmp_path.iterdir()] == ["items.parquet"]
+
+
+def test_what_a_killed_export_was_writing_does_not_stay(small_repository, tmp_path):
+    command = [sys.executable, "-c", KILLED, small_repository.root, tmp_path / "items.parquet"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert len(list(tmp_path.iterdir())) == 1
+    export_items(Release(small_repository.current_path()), tmp_path / "items.parquet")
     assert [each.name for each in tmp_path.iterdir()] == ["items.parquet"]
 
 

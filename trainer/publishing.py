@@ -1,0 +1,137 @@
+"""From vectors to a published release: what serving needs, in the layout of docs/release-format.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.calibration import MAX_QUERIES, Bags, add_measured_index, canary_scores, cart_queries, user_queries
+from engine.ids import StringTable
+from engine.index import IndexPlan
+from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
+from engine.release import Draft
+from engine.repository import Repository
+from trainer.als import Embeddings
+from trainer.export import Alignment
+from trainer.interactions import Interactions
+from trainer.items import Attribute, Items
+
+_MAX_SAMPLED_CART = 60
+
+
+def publish_release(
+    repository: Repository,
+    interactions: Interactions,
+    items: Items,
+    embeddings: Embeddings,
+    *,
+    plan: IndexPlan,
+    promised_recall: float,
+    configuration: Mapping[str, Any],
+    promote: bool,
+    alignment: Alignment | None = None,
+) -> str:
+    """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
+
+    With an alignment, the release's vectors are exported through its rotation, otherwise as they are.
+    """
+    options = embeddings.options
+    carts = sample_carts(interactions, np.random.default_rng(options.seed))
+    by_user = interactions.by_user
+    queries = {
+        "user": user_queries(embeddings.user_vectors, (by_user.indptr, by_user.indices)),
+        "cart": cart_queries(embeddings.encoder(), carts),
+    }
+    with repository.draft() as draft:
+        _add_users(draft, interactions)
+        attributes = _add_items(draft, interactions, items)
+        draft.add_array(USER_VECTORS, embeddings.user_vectors)
+        draft.add_array(ITEM_VECTORS, embeddings.item_vectors)
+        draft.add_array("parts/0/spectrum", embeddings.spectrum)
+        if alignment is not None:
+            draft.add_array(EXPORT_ROTATION, alignment.rotation)
+        draft.add_array("canaries/carts.indptr", carts[0])
+        draft.add_array("canaries/carts.indices", carts[1])
+        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
+        index = add_measured_index(draft, plan, embeddings.item_vectors, items.available, queries, promised_recall)
+        fields = {
+            "sizes": {
+                "users": interactions.n_users,
+                "items": interactions.n_items,
+                "entries": interactions.n_entries,
+                "events": interactions.report.rows_kept,
+            },
+            "parts": [
+                {
+                    "name": "als",
+                    "weight": 1.0,
+                    "encoder": {
+                        "kind": "ridge",
+                        "unobserved_weight": embeddings.unobserved_weight,
+                        "regularization": options.regularization,
+                        "regularization_exponent": options.regularization_exponent,
+                    },
+                    "memory": {"kind": "dense", "factors": options.factors},
+                }
+            ],
+            "index": index,
+            "attributes": attributes,
+            "metrics": {"loss": embeddings.losses[-1]},
+            "losses": list(embeddings.losses),
+            "events": interactions.report.as_dict(),
+            "configuration": dict(configuration),
+        }
+        if alignment is not None:
+            fields["aligned_to"] = alignment.release_id
+        return repository.publish(draft, fields, promote=promote)
+
+
+def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
+    """Real carts to measure the index with: baskets of up to 60 items, or parts of histories where there are none."""
+    baskets, by_user = interactions.baskets or None, interactions.by_user  # no baskets are as good as none known
+    n = by_user.n_rows if baskets is None else len(baskets)
+    carts = []
+    for row in np.sort(generator.choice(n, min(MAX_QUERIES, n), replace=False)).tolist():
+        if baskets is not None:
+            cart, limit = baskets.indices[baskets.indptr[row] : baskets.indptr[row + 1]], _MAX_SAMPLED_CART
+        else:
+            items, values = by_user.row(row)
+            cart, limit = items[values > 0], int(generator.integers(1, 11))
+        if len(cart):
+            carts.append(np.sort(generator.choice(cart, min(len(cart), limit), replace=False)).astype(np.int32))
+    indptr = np.zeros(len(carts) + 1, dtype=np.int64)
+    np.cumsum([len(cart) for cart in carts], out=indptr[1:])
+    return indptr, np.concatenate(carts) if carts else np.empty(0, dtype=np.int32)
+
+
+def _add_users(draft: Draft, interactions: Interactions) -> None:
+    by_user = interactions.by_user
+    draft.add_arrays("users/ids", interactions.user_ids.arrays())
+    draft.add_array("users/history.indptr", by_user.indptr)
+    draft.add_array("users/history.indices", by_user.indices)
+    draft.add_array("users/history.values", by_user.values)
+
+
+def _add_items(draft: Draft, interactions: Interactions, items: Items) -> list[dict[str, str]]:
+    """Ids, popularity, availability and attributes; returns the manifest's list of attributes."""
+    popularity = interactions.popularity()
+    draft.add_arrays("items/ids", interactions.item_ids.arrays())
+    draft.add_array("items/popularity", popularity)
+    draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
+    draft.add_array("items/available", items.available)
+    described = []
+    for i, (name, column) in enumerate(items.attributes.items()):
+        described.append({"name": name, "kind": _kind(column)})
+        if isinstance(column, StringTable):
+            draft.add_arrays(f"items/attributes/{i}", column.arrays())
+        else:
+            draft.add_array(f"items/attributes/{i}", column)
+    return described
+
+
+def _kind(column: Attribute) -> str:
+    if isinstance(column, StringTable):
+        return "text"
+    return "boolean" if column.dtype == np.bool_ else "number"
