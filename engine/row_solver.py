@@ -210,7 +210,8 @@ def solve_rows(  # type: ignore[no-untyped-def]
         x[:] = np.float32(0)
         if n == 0:
             continue
-        penalty = regularization * (n + unobserved_weight * n_others) ** regularization_exponent
+        size = n + unobserved_weight * n_others
+        penalty = regularization * (size if regularization_exponent == 1.0 else size**regularization_exponent)
         floor = np.float32(penalty)
         residual[:] = np.float32(0)
         if n <= resident:

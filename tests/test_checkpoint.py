@@ -217,7 +217,9 @@ def test_a_checkpoint_that_started_from_another_release_tells_it_as_the_cause_an
 def test_a_file_that_is_no_checkpoint_is_refused_and_stays(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(CheckpointMismatch, match=r"is no checkpoint, or a damaged one .*: remove it to start anew"):
+    with pytest.raises(
+        CheckpointMismatch, match=r"is no checkpoint, or a damaged one: name another file; .* remove it to start anew"
+    ):
         learn(path)
     assert path.read_bytes() == content
 

@@ -180,7 +180,8 @@ class Checkpoint:
             raise
         except _DAMAGE as error:
             raise CheckpointMismatch(
-                f"{self.path} is no checkpoint, or a damaged one ({error}): remove it to start anew"
+                f"{self.path} is no checkpoint, or a damaged one: name another file; if it is a checkpoint that was "
+                "damaged, remove it to start anew"
             ) from error
 
     def _require(self, identity: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
