@@ -33,6 +33,7 @@ from trainer.interactions import Interactions
 from trainer.memory import require_memory
 from trainer.momentum import extrapolate, share_of_last_step
 from trainer.options import AlsOptions
+from trainer.scratch import empty_in
 from trainer.threads import Threads
 
 Vectors = NDArray[np.float32]
@@ -154,6 +155,7 @@ class _Run:
             options.regularization_exponent,
         )
         self.pool = Threads(options.threads)
+        self._empty = empty_in(options.scratch)
         self._on_progress = on_progress
         self._started = time.monotonic()
         self._half = 0
@@ -182,7 +184,7 @@ class _Run:
         else:
             items, before, self._losses = saved.item_vectors, saved.items_before, list(saved.losses)
         self._halves = 2 * (self.options.epochs - len(self._losses)) + 1
-        users = np.empty((self.interactions.n_users, self.options.factors), dtype=np.float32)
+        users = self._empty((self.interactions.n_users, self.options.factors), np.float32)
         for epoch in range(len(self._losses) + 1, self.options.epochs + 1):
             items, before = self._epoch(epoch, users, items, before)
             chosen = on_epoch(self._last) if on_epoch is not None and self._last is not None else None
@@ -213,14 +215,14 @@ class _Run:
         """
         started = time.monotonic()
         is_last = epoch == self.options.epochs
-        table_of, tolerance = (rotated, EXACT) if is_last else (packed, max(self.options.tolerance, EXACT))
+        tolerance = EXACT if is_last else max(self.options.tolerance, EXACT)
         fixed = items
         if before is not None:
             extrapolate(before, items, share_of_last_step(self._losses, self.options.momentum), self.pool)
             fixed = before
-        item_table = table_of(fixed, self._gram(fixed), self.pool)
+        item_table = self._table(fixed, is_last)
         by_user = self._solve("user", item_table, tolerance, users)
-        user_table = table_of(users, self._gram(users), self.pool)
+        user_table = self._table(users, is_last)
         by_item = self._solve("item", user_table, tolerance, fixed)
         if before is not None:
             rotate(items, item_table.rotation @ user_table.rotation, self.pool)
@@ -239,6 +241,11 @@ class _Run:
             raise TrainingDiverged(self._advice(f"the loss is {self._last.loss}"))
         self._losses.append(self._last.loss)
         return fixed, None if before is None else items
+
+    def _table(self, vectors: Vectors, is_last: bool) -> Table:
+        """In 16 bits; in the last epoch the vectors themselves, rotated in place."""
+        matrix = self._gram(vectors)
+        return rotated(vectors, matrix, self.pool) if is_last else packed(vectors, matrix, self.pool, self._empty)
 
     def _gram(self, vectors: Vectors) -> NDArray[np.float64]:
         matrix = gram(vectors, self.pool)

@@ -33,7 +33,7 @@ from trainer.options import AlsOptions
 _log = logging.getLogger("nearcart")
 
 _FORMAT = 1
-_FREE = ("threads",)
+_FREE = ("threads", "scratch")
 """Options that may change between stopping and going on: they change no bit of the result."""
 STARTED_FROM = "started_from"
 """The detail that names the release whose vectors a warm start began with; None where random vectors did."""

@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine.signatures import FASTMATH, float32_out, float32_rows_out, int16_rows_out
+from trainer.scratch import Empty
 from trainer.threads import Threads
 
 _GRAM_ROWS = 1024
@@ -72,10 +73,12 @@ def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool
     return Table(vectors, np.empty(0, dtype=np.float32), spectrum, rotation)
 
 
-def packed(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads) -> Table:
-    """The same in 16 bits; the vectors themselves stay as they are."""
+def packed(
+    vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads, empty: Empty = np.empty
+) -> Table:
+    """The same in 16 bits, in a table of `empty`; the vectors themselves stay as they are."""
     rotation, spectrum = _eigenbasis(gram_matrix)
-    table = Table(np.empty(vectors.shape, dtype=np.int16), np.empty(len(vectors), dtype=np.float32), spectrum, rotation)
+    table = Table(empty(vectors.shape, np.int16), np.empty(len(vectors), dtype=np.float32), spectrum, rotation)
 
     def block(start: int, stop: int) -> None:
         _pack(vectors[start:stop] @ rotation, table.vectors[start:stop], table.row_scales[start:stop])

@@ -47,7 +47,8 @@ def require_memory(
     `item_copies` are tables that are made after this call, beside those of the options: of early stopping, and the
     first vectors of a warm start. What the caller has made already is not among what is available.
     """
-    sizes_of_data = interactions.n_users, interactions.n_items, options.factors
+    in_memory = interactions.n_users if options.scratch is None else 0
+    sizes_of_data = in_memory, interactions.n_items, options.factors
     copies = item_copies + (options.momentum > 0)
     needed = predicted_bytes(*sizes_of_data, resolved_threads(options.threads), item_copies=copies)
     left = available_bytes() if available is None else available
@@ -55,7 +56,8 @@ def require_memory(
         sizes = f"{interactions.n_users:,} users and {interactions.n_items:,} items with {options.factors} factors"
         raise MemoryShort(
             f"training {sizes} takes about {_spelled(needed)} beside the events; {_spelled(left)} are available: lower "
-            "--factors, drop rare users or items (--min-user-items, --min-item-users), or take a larger machine"
+            "--factors, keep the users' vectors in files (--scratch), drop rare users or items (--min-user-items, "
+            "--min-item-users), or take a larger machine"
         )
 
 

@@ -42,6 +42,9 @@ class AlsOptions:
     )
     seed: int = option("seed of everything random; the same seed gives the same bits", 42, metavar="N", minimum=0)
     threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)
+    scratch: Path | None = option(
+        "directory for the users' vectors while training, where they do not fit into memory", None, metavar="DIR"
+    )
     momentum: float = option(
         "how much of the last epoch's movement of the items an epoch begins with, at most; 0 for plain alternation",
         0.7,
