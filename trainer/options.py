@@ -179,3 +179,29 @@ class TrainOptions(AlsOptions, EventOptions):
         "start from the item vectors of this release, an id or 'live'; fewer --epochs will do", None, metavar="RELEASE"
     )
     promote: bool = option("make the release live", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(EventOptions):
+    """Everything that a search for hyper-parameters takes."""
+
+    events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")
+    output: Path = option("directory of the results and of the search's state", Path("tuning"), metavar="DIR")
+    split: str = option(
+        "validation events, cut from the events: random:0.2, last, time:28d, basket, or users:0.1",
+        "random:0.2",
+        metavar="RULE",
+    )
+    metric: str = option("what is to be high: a metric of evaluate", "ndcg@20", metavar="METRIC")
+    factors: str = option("lengths of a vector to search, comma-separated", "64,128,256", metavar="LIST")
+    weighting: str = option(
+        "weightings to search among, comma-separated", "binary,count,log,tfidf,bm25", metavar="LIST"
+    )
+    trials: int = option("trials with the fewest factors", 40, metavar="N", minimum=1)
+    refine_trials: int = option("trials around the best with each other number", 12, metavar="N", minimum=1)
+    epochs: int = option("most epochs of a trial; the best number is part of the result", 16, metavar="N", minimum=1)
+    validation_users: int = option(
+        "most users to measure with, drawn at random; 0 takes all", 10_000, metavar="N", minimum=0
+    )
+    seed: int = option("seed of everything random", 42, metavar="N", minimum=0)
+    threads: int = option("training threads; 0 takes every core", 0, metavar="N", minimum=0)

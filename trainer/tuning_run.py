@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 from rich.console import Console
 
@@ -13,16 +13,13 @@ from engine.errors import UsageError
 from trainer.choices import parse_split
 from trainer.experiment import EventsExperiment
 from trainer.metrics import Metric, parse_metrics
-from trainer.options import AlsOptions, EventOptions
+from trainer.options import AlsOptions, EventOptions, TuneOptions
 from trainer.progress import Steps
 from trainer.splits import Split, read_split
 from trainer.trials import Plan, Tried, ranked
 from trainer.tuning import search
 from trainer.tuning_report import BEST_FILE, PLOT_FILE, TRIALS_FILE, plot_trials, print_table, write_best, write_trials
 from trainer.weighting import Weighting
-
-if TYPE_CHECKING:
-    from trainer.commands import Tune
 
 JOURNAL_FILE = "journal.jsonl"
 
@@ -34,7 +31,7 @@ _OF_ENTRIES = ("event_weights", "half_life_days", "saturation", "length_normaliz
 _log = logging.getLogger("nearcart")
 
 
-def tune(options: Tune) -> None:
+def tune(options: TuneOptions) -> None:
     """Search as the options say; print a table, leave files. Raises NearcartError."""
     plan, metric = plan_of(options), _metric(options.metric)
     parse_split(options.split)
@@ -84,7 +81,7 @@ def tune(options: Tune) -> None:
         print(options.output / name)
 
 
-def plan_of(options: Tune) -> Plan:
+def plan_of(options: TuneOptions) -> Plan:
     """What to search. Raises UsageError for lists that cannot be understood."""
     return Plan(
         factors=tuple(sorted({_number_of_factors(text) for text in _listed(options.factors, "--factors")})),
@@ -124,7 +121,7 @@ def _metric(text: str) -> Metric:
     return metrics[0]
 
 
-def _identity(options: Tune, metric: Metric, experiment: EventsExperiment) -> dict[str, Any]:
+def _identity(options: TuneOptions, metric: Metric, experiment: EventsExperiment) -> dict[str, Any]:
     """What must be the same for trials to be comparable. More trials, or factors, may be asked for later."""
     return {
         "split": options.split,
@@ -138,7 +135,7 @@ def _identity(options: Tune, metric: Metric, experiment: EventsExperiment) -> di
     }
 
 
-def _write(options: Tune, tried: list[Tried], metric: Metric) -> None:
+def _write(options: TuneOptions, tried: list[Tried], metric: Metric) -> None:
     others: dict[str, Any] = {"seed": options.seed}
     for field in dataclasses.fields(EventOptions):
         value = getattr(options, field.name)
