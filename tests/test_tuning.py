@@ -113,6 +113,12 @@ def test_a_planted_region_is_found(found):
     assert 0.03 <= best.unobserved_weight < 0.3
 
 
+def test_without_refining_only_the_fewest_factors_are_tried(tmp_path):
+    plan = dataclasses.replace(PLAN, trials=2, refine_trials=0)
+    tried = list(search(experiment_of(), plan, tmp_path / "journal.jsonl", IDENTITY, lambda told: None))
+    assert [each.factors for each in tried] == [8, 8]
+
+
 def test_more_factors_begin_with_the_best_of_fewer_and_stay_near_it(found):
     first, rest = [each for each in found if each.factors == 8], [each for each in found if each.factors == 16]
     best = ranked(first)[0]

@@ -198,7 +198,7 @@ class TuneOptions(EventOptions):
         "weightings to search among, comma-separated", "binary,count,log,tfidf,bm25", metavar="LIST"
     )
     trials: int = option("trials with the fewest factors", 40, metavar="N", minimum=1)
-    refine_trials: int = option("trials around the best with each other number", 12, metavar="N", minimum=1)
+    refine_trials: int = option("trials around the best with each other number", 12, metavar="N", minimum=0)
     epochs: int = option("most epochs of a trial; the best number is part of the result", 16, metavar="N", minimum=1)
     validation_users: int = option(
         "most users to measure with, drawn at random; 0 takes all", 10_000, metavar="N", minimum=0
