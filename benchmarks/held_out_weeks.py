@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.parts_of_entries import part_of_entries
 from benchmarks.real_shops import RealShop, hidden_carts
 from engine.scoring import top_positions
 from trainer.choices import byte_ranks
@@ -22,7 +23,6 @@ from trainer.evaluate import HeldOut, hold_out
 from trainer.experiment import EventsExperiment
 from trainer.interactions import Interactions
 from trainer.metrics import Metric, PerUser, Ranking, measure, parse_metrics
-from trainer.parts import part_of_entries
 from trainer.splits import Split
 from trainer.weighting import Weighting
 

@@ -44,7 +44,7 @@ EXACT = 1e-12
 MOST_STEPS = 16
 """Steps that a row may take, for each of the min(n, d) dimensions of its problem. Exact arithmetic needs one; float32
 loses orthogonality, and rows that are square and nearly without a penalty needed up to ten."""
-_RESIDENT_FLOATS = 1 << 20
+RESIDENT_FLOATS = 1 << 20
 """Vectors of a row that are gathered once and kept for every step, 4 MiB: a step then takes 12 ns an entry (d = 128),
 from the second-level cache or the third, where gathering and converting anew takes 30."""
 _BLOCK_FLOATS = 1 << 14
@@ -191,7 +191,7 @@ def solve_rows(  # type: ignore[no-untyped-def]
     Returns -1, or the first row whose solution is not finite.
     """
     d = vectors.shape[1]
-    resident = max(_RESIDENT_FLOATS // d, 16)
+    resident = max(RESIDENT_FLOATS // d, 16)
     longest = 0
     for row in range(first, last):
         n = indptr[row + 1] - indptr[row]

@@ -131,7 +131,7 @@ def test_the_loss_never_rises(seed, nu, a0, regularization, negative):
 def small_blocks(monkeypatch):
     """Grams and rotations in many blocks, as large shops have them."""
     monkeypatch.setattr("trainer.eigenbasis._GRAM_ROWS", 7)
-    monkeypatch.setattr("trainer.eigenbasis._ROTATION_FLOATS", 30)
+    monkeypatch.setattr("trainer.eigenbasis.ROTATION_FLOATS", 30)
 
 
 def test_scores_are_the_same_when_sums_and_rotations_go_by_blocks(small_blocks):

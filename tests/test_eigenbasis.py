@@ -25,7 +25,7 @@ def small_blocks(monkeypatch):
     """Many blocks from little data."""
     monkeypatch.setattr(eigenbasis, "_GRAM_ROWS", 24)
     monkeypatch.setattr(eigenbasis, "GRAM_BLOCKS", 5)
-    monkeypatch.setattr(eigenbasis, "_ROTATION_FLOATS", 500)
+    monkeypatch.setattr(eigenbasis, "ROTATION_FLOATS", 500)
 
 
 def made_vectors(n, d, seed=0):

@@ -148,9 +148,9 @@ def test_a_row_too_long_to_keep_is_gathered_anew_and_gives_the_same(monkeypatch)
     factors = 512
     if config.DISABLE_JIT:  # plain Python sees another limit; compiled code has it built in
         factors = 8
-        monkeypatch.setattr(row_solver, "_RESIDENT_FLOATS", 40 * factors)
+        monkeypatch.setattr(row_solver, "RESIDENT_FLOATS", 40 * factors)
         monkeypatch.setattr(row_solver, "_BLOCK_FLOATS", 16 * factors)
-    resident = row_solver._RESIDENT_FLOATS // factors
+    resident = row_solver.RESIDENT_FLOATS // factors
     generator = np.random.default_rng(13)
     vectors, spectrum = eigenbasis(generator.normal(size=(resident + 700, factors)).astype(np.float32))
     rows = rows_of([resident - 1, resident, resident + 1, resident + 600], len(vectors), generator, negative=0.1)

@@ -141,6 +141,13 @@ def train(
             raise
 
 
+def random_items(n_items: int, options: AlsOptions) -> Vectors:
+    """What training starts from where nothing else is given: normal, float32 (n_items, d), by the seed."""
+    items = np.random.default_rng(options.seed).standard_normal((n_items, options.factors), dtype=np.float32)
+    items *= np.float32(options.init_scale / np.sqrt(options.factors))
+    return items
+
+
 class _Run:
     """The state of one training, dropped with it."""
 
@@ -171,7 +178,11 @@ class _Run:
             raise ValueError(f"initial_items has the shape {initial_items.shape}; expected {shape}")
 
         def first() -> Vectors:
-            return self._random(shape) if initial_items is None else initial_items.astype(np.float32, order="C")
+            return (
+                random_items(shape[0], self.options)
+                if initial_items is None
+                else initial_items.astype(np.float32, order="C")
+            )
 
         saved = None
         if checkpoint is not None:
@@ -200,11 +211,6 @@ class _Run:
         self._solve("user", table, EXACT, users)
         losses = tuple(self._losses)
         return Embeddings(users, items, table.spectrum, self._penalty.unobserved_weight, self.options, losses)
-
-    def _random(self, shape: tuple[int, int]) -> Vectors:
-        items = np.random.default_rng(self.options.seed).standard_normal(shape, dtype=np.float32)
-        items *= np.float32(self.options.init_scale / np.sqrt(self.options.factors))
-        return items
 
     def _epoch(
         self, epoch: int, users: Vectors, items: Vectors, before: Vectors | None

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UsageError
+from engine.release import flush
 from trainer.digest import digest_of
 from trainer.errors import CheckpointMismatch
 from trainer.interactions import Interactions
@@ -160,7 +161,7 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             self._beside.replace(self.path)
-            _sync_directory(self.path.parent)
+            flush(self.path.parent)  # a name is on the disk only when its directory is
         except OSError as error:
             _log.warning("the checkpoint %s could not be written, training goes on without: %s", self.path, error)
 
@@ -201,12 +202,3 @@ class Checkpoint:
                     f"the checkpoint {self.path} is of a training with {told}: "
                     "remove it to start anew, or give the options and events that it was made with"
                 )
-
-
-def _sync_directory(path: Path) -> None:
-    """A name is on the disk only when its directory is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -102,6 +102,8 @@ class EarlyStopping:
         """
         self._interactions = interactions
         self._validation = hold_out_items(interactions, np.random.default_rng(options.seed), among)
+        self._remaining = self.training.by_user.selected(self._validation.users)
+        self._held_out = _wanted(self._validation)
         self._patience = patience
         self._metrics = parse_metrics(METRIC)
         # By the density of all entries: the result is a model of them.
@@ -163,18 +165,13 @@ class EarlyStopping:
         return replace(embeddings, losses=embeddings.losses[: self.best_epoch])
 
     def _measured(self, item_vectors: Vectors) -> float:
-        validation, n = self._validation, self.n_users
-        remaining = validation.training.by_user.selected(validation.users)
+        threads = self.options.threads
         try:
-            users, items = fold_in(remaining, item_vectors, self._penalty, self.options.threads)
+            users, items = fold_in(self._remaining, item_vectors, self._penalty, threads)
         except RowNotFinite as error:
-            raise self._diverged(int(validation.users[error.row])) from None
-        ones = np.ones(n, dtype=np.int64)
-        no_prices = np.full(len(items), np.nan, dtype=np.float32)
-        wanted = tuple(validation.items[:, np.newaxis])
-        held_out = HeldOut(np.arange(n, dtype=np.int32), wanted, ones, np.zeros(n), no_prices, 0, 0)
+            raise self._diverged(int(self._validation.users[error.row])) from None
         depth = self._metrics[0].k
-        ranking = catalogue_ranking(Scorer(users, items), remaining, held_out, depth, threads=self.options.threads)
+        ranking = catalogue_ranking(Scorer(users, items), self._remaining, self._held_out, depth, threads=threads)
         return measure(self._metrics, ranking).means[METRIC]
 
     def _diverged(self, user: int) -> TrainingDiverged:
@@ -182,6 +179,14 @@ class EarlyStopping:
             f"the vector of user {self._interactions.user_ids[user]!r} is not finite: event weights should be of the "
             "order of 1; lower them"
         )
+
+
+def _wanted(validation: Validation) -> HeldOut:
+    """What is to be found, by place among the users held out; prices play no part."""
+    n = len(validation.users)
+    no_prices = np.full(validation.training.n_items, np.nan, dtype=np.float32)
+    items = tuple(validation.items[:, np.newaxis])
+    return HeldOut(np.arange(n, dtype=np.int32), items, np.ones(n, dtype=np.int64), np.zeros(n), no_prices, 0, 0)
 
 
 def _without(interactions: Interactions, entries: NDArray[np.int64]) -> Interactions:

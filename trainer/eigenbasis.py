@@ -24,7 +24,7 @@ _GRAM_ROWS = 1024
 """Rows whose products are summed in float32; blocks of them in float64."""
 GRAM_BLOCKS = 32
 """At most so many sums over blocks of rows are held at a time."""
-_ROTATION_FLOATS = 1 << 18
+ROTATION_FLOATS = 1 << 18
 """Rows rotated at a time, in elements: 1 MiB of scratch."""
 _LARGEST = np.iinfo(np.int16).max
 _NOTHING = np.float32(1e-33)
@@ -97,7 +97,7 @@ def rotate(vectors: NDArray[np.float32], rotation: NDArray[np.float32], pool: Th
 
 
 def _over_blocks(work: Callable[[int, int], None], vectors: NDArray[np.float32], pool: Threads) -> None:
-    size = max(1, _ROTATION_FLOATS // vectors.shape[1])
+    size = max(1, ROTATION_FLOATS // vectors.shape[1])
     pool.each(lambda block: work(block * size, (block + 1) * size), -(-len(vectors) // size))
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.row_solver import _RESIDENT_FLOATS
-from trainer.eigenbasis import _ROTATION_FLOATS, gram_blocks
+from engine.row_solver import RESIDENT_FLOATS
+from trainer.eigenbasis import ROTATION_FLOATS, gram_blocks
 from trainer.errors import MemoryShort
 from trainer.interactions import Interactions
 from trainer.options import AlsOptions
@@ -20,7 +20,7 @@ _FLOAT_BYTES = 4
 _PACKED_BYTES = 2
 _SCRATCH_BYTES = 48 << 20
 """What does not grow with the data: libraries, files on their way, what the allocator keeps."""
-_THREAD_FLOATS = (_RESIDENT_FLOATS, _ROTATION_FLOATS, _ROTATION_FLOATS)
+_THREAD_FLOATS = (RESIDENT_FLOATS, ROTATION_FLOATS, ROTATION_FLOATS)
 """What a thread works in: a row's gathered vectors, and a block of a table with its product. None exceeds the table."""
 _MATRICES = 6
 """Float64 matrices of factors by factors at a time beside the blocks of one that is summed: what LAPACK works in."""

@@ -19,6 +19,7 @@ from engine.ids import IdTable, slots_for
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, DensePart
 from engine.release import Release
 from engine.repository import Repository
+from trainer.als import random_items
 from trainer.interactions import Csr, Interactions
 from trainer.options import AlsOptions
 
@@ -142,9 +143,7 @@ def initial_items(previous: Previous, item_ids: IdTable, options: AlsOptions) ->
     nothing else, would stay at zero for ever.
     """
     rows = previous.item_ids.rows_of(item_ids.strings)
-    generator = np.random.default_rng(options.seed)
-    items = generator.standard_normal((len(rows), options.factors), dtype=np.float32)
-    items *= np.float32(options.init_scale / np.sqrt(options.factors))
+    items = random_items(len(rows), options)
     known = np.flatnonzero(rows >= 0)
     old = previous.item_vectors[rows[known]]
     has_vector = old.any(axis=1)

@@ -1,8 +1,8 @@
 """Some of the entries of interactions, as interactions of their own.
 
 Without users and items that have no entry left; rows are numbered anew by the rules of trainer.interactions. Which
-entries, the caller says: benchmarks cut what they have read already, commands cut events (trainer.splits). Checked by
-tests/test_parts.py.
+entries, the caller says; commands cut events instead (trainer.splits). Checked by
+tests/test_parts_of_entries.py.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_rows import NOW, read_rows
 
+from benchmarks.parts_of_entries import part_of_entries
 from trainer.choices import byte_ranks
 from trainer.cleaning import Cleaning
-from trainer.parts import part_of_entries
 
 DAY = 86_400.0
 CLEANING = Cleaning(now=NOW, weighting="log", event_weights={"dislike": -2.0})
