@@ -178,11 +178,9 @@ class _Run:
             raise ValueError(f"initial_items has the shape {initial_items.shape}; expected {shape}")
 
         def first() -> Vectors:
-            return (
-                random_items(shape[0], self.options)
-                if initial_items is None
-                else initial_items.astype(np.float32, order="C")
-            )
+            if initial_items is None:
+                return random_items(shape[0], self.options)
+            return initial_items.astype(np.float32, order="C")
 
         saved = None
         if checkpoint is not None:
