@@ -148,13 +148,16 @@ def unsupported(pairs: Iterable[tuple[str, str]], cleaning: Cleaning) -> dict[tu
 
 
 def entry_values(weights: Mapping[tuple[str, str], Sequence[Fraction]], cleaning: Cleaning) -> dict[Any, float]:
-    """The values of all entries; those of tfidf and bm25 are scaled to a mean size of 1."""
-    if cleaning.weighting not in ("tfidf", "bm25"):
+    """The values of all entries; those that look at all are scaled to a mean size of 1."""
+    if cleaning.weighting in ("binary", "count", "log"):
         return {pair: own_value(each, cleaning.weighting) for pair, each in weights.items()}
     users, items = {user for user, _ in weights}, [item for _, item in weights]
     values = {}
     for (user, item), each in weights.items():
         n_having = items.count(item)
+        if cleaning.weighting == "propensity":
+            values[user, item] = own_value(each, "log") / math.sqrt(math.sqrt(n_having))
+            continue
         if cleaning.weighting == "tfidf":
             values[user, item] = own_value(each, "log") * (1 + math.log((1 + len(users)) / (1 + n_having)))
             continue

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from trainer.cleaning import UNCLEAR, Cleaning, Reason, Report
 from trainer.errors import NothingLeft
 from trainer.interactions import Interactions
 from trainer.options import EventOptions
+from trainer.weighting import Weighting
 
 
 def assert_as_expected(found: Interactions, expected: Expected) -> None:
@@ -48,7 +49,7 @@ def assert_as_expected(found: Interactions, expected: Expected) -> None:
 all_rules = st.builds(
     replace,
     rules,
-    weighting=st.sampled_from(["binary", "count", "log", "tfidf", "bm25"]),
+    weighting=st.sampled_from(get_args(Weighting)),
     half_life_days=st.sampled_from([None, None, 0.01, 100.0, 5e7 / 86_400]),
     min_user_items=st.sampled_from([1, 1, 2, 3]),
     min_item_users=st.sampled_from([1, 1, 2]),

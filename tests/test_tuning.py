@@ -12,6 +12,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from trainer.splits import Split, read_split
 from trainer.trials import Plan, Tried, ranked
 from trainer.tuning import search
 from trainer.tuning_report import pareto_front, plot_trials, write_best, write_trials
+from trainer.weighting import Weighting
 
 PLAN = Plan((8, 16), ("log", "binary", "bm25"), trials=30, refine_trials=6, epochs=4)
 IDENTITY = {"events": "some", "metric": "ndcg@20"}
@@ -231,7 +233,7 @@ def test_weights_are_those_of_reading_again(tmp_path, rules, split):
         return read_split([source], split=split, cleaning=dataclasses.replace(rules, weighting=weighting), threads=1)
 
     experiment = EventsExperiment(read, rules, NDCG, threads=1)
-    for weighting in ("binary", "count", "log", "tfidf", "bm25"):
+    for weighting in get_args(Weighting):
         expected, weighed = read(weighting), experiment.weighed(weighting)
         np.testing.assert_allclose(weighed.train.by_user.values, expected.train.by_user.values, rtol=1e-6)
         np.testing.assert_array_equal(weighed.train.by_item.indices, expected.train.by_item.indices)
@@ -355,7 +357,7 @@ def test_the_command_leaves_a_configuration_that_trains_as_it_was_measured(tmp_p
     [
         ("--factors", "64,", "--factors: found '64,', expected a comma-separated list"),
         ("--factors", "9000", "expected whole numbers from 1 to 8192"),
-        ("--weighting", "log,wit", "found 'wit', expected some of binary,count,log,tfidf,bm25"),
+        ("--weighting", "log,wit", "found 'wit', expected some of binary,count,log,propensity,tfidf,bm25"),
         ("--metric", "ndcg@5,hr@5", "expected one metric"),
         ("--split", "never", "the split is 'never'"),
     ],

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from reference_events import entry_values
 
 from trainer.cleaning import Cleaning
-from trainer.weighting import Weighting, weigh_alone, weigh_among_all
-
-AMONG_ALL: list[Weighting] = ["tfidf", "bm25"]
+from trainer.weighting import AMONG_ALL, Weighting, weigh_alone, weigh_among_all
 
 sums = st.integers(-5_000_000, 50_000_000).filter(bool)
 matrices = st.dictionaries(
@@ -77,6 +75,9 @@ def test_the_textbook_numbers_of_two_users() -> None:
     assert list(found.values()) == pytest.approx(raw / raw.mean())
     found = weights_of({(0, 0): 1.0, (1, 0): 1.0, (1, 1): 2.0}, Cleaning(weighting="tfidf"))
     raw = np.array([1.0, 1.0, (1 + math.log(2)) * (1 + math.log(3 / 2))])
+    assert list(found.values()) == pytest.approx(raw / raw.mean())
+    found = weights_of({(0, 0): 1.0, (1, 0): 1.0, (1, 1): 2.0}, Cleaning(weighting="propensity"))
+    raw = np.array([2**-0.25, 2**-0.25, 1 + math.log(2)])
     assert list(found.values()) == pytest.approx(raw / raw.mean())
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.ids import StringTable
 from trainer.cleaning import MILLIONTHS, Cleaning
-from trainer.weighting import weigh_alone, weigh_among_all
+from trainer.weighting import AMONG_ALL, weigh_alone, weigh_among_all
 
 _BATCH_ROWS = 122_880
 
@@ -66,7 +66,7 @@ def number_rows(connection: duckdb.DuckDBPyConnection) -> None:
 def read_entries(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> Entries:
     """The entries in their order, weighed as `cleaning` says."""
     n_entries, n_users = _count(connection, "entries"), _count(connection, "user_rows")
-    among_all = cleaning.weighting in ("tfidf", "bm25")
+    among_all = cleaning.weighting in AMONG_ALL
     values: NDArray[Any] = np.empty(n_entries, dtype=np.float64 if among_all else np.float32)
     out = Entries(
         indptr=np.zeros(n_users + 1, dtype=np.int64),

@@ -80,7 +80,8 @@ class Cleaning:
     weighting: Weighting = "log"
     """The value of an entry, S being the sum of the weights of its rows that are not returns. "binary": the heaviest
     single row (for S < 0 the most negative). "count": S. "log": 1 + log S, S itself below 1; S keeps its sign.
-    "tfidf" and "bm25" weigh an entry among all others, so that the mean of |value| is 1: see trainer.weighting."""
+    "propensity", "tfidf" and "bm25" weigh an entry among all others, so that the mean of |value| is 1: see
+    trainer.weighting."""
     saturation: float = SATURATION
     """k1 of "bm25": how soon more events of a user and item stop counting."""
     length_normalization: float = LENGTH_NORMALIZATION

@@ -93,7 +93,9 @@ class EventOptions:
     basket_column: str = option("column of the basket or invoice", "basket_id", metavar="NAME")
     event_weights: str = option("weights by kind of event, such as view=0.2,purchase=1", "", metavar="LIST")
     weighting: str = option(
-        "weight of an entry: see docs/user-guide.md", "log", choices=("binary", "count", "log", "tfidf", "bm25")
+        "weight of an entry: see docs/user-guide.md",
+        "log",
+        choices=("binary", "count", "log", "propensity", "tfidf", "bm25"),
     )
     saturation: float = option(
         "k1 of bm25: how soon more events of a user and item stop counting", 1.2, metavar="X", minimum=1e-6
@@ -195,7 +197,7 @@ class TuneOptions(EventOptions):
     metric: str = option("what is to be high: a metric of evaluate", "ndcg@20", metavar="METRIC")
     factors: str = option("lengths of a vector to search, comma-separated", "64,128,256", metavar="LIST")
     weighting: str = option(
-        "weightings to search among, comma-separated", "binary,count,log,tfidf,bm25", metavar="LIST"
+        "weightings to search among, comma-separated", "binary,count,log,propensity,tfidf,bm25", metavar="LIST"
     )
     trials: int = option("trials with the fewest factors", 40, metavar="N", minimum=1)
     refine_trials: int = option("trials around the best with each other number", 12, metavar="N", minimum=0)
