@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.raw_rows import write_rows
-from engine.calibration import add_measured_index, canary_scores, cart_queries
+from engine.calibration import add_measured_index, canary_scores
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
-from engine.index import IndexPlan
+from engine.measurement import cart_queries
+from engine.plan import IndexPlan
 from engine.repository import Repository
 
 _FACTORS, _ITEMS, _DIGITS = 2, 1_000, 9

@@ -1,61 +1,40 @@
 """Recall is a promise: an index enters a release only with its recall measured on that release's own queries.
 
-Queries are of the real kinds, user vectors and folded-in carts, which are not distributed like items, and leave out
-what serving leaves out, histories and carts, because exclusions cost an approximate index recall. Each kind must keep
-the promise by itself, at the lower 95% bound; otherwise nothing is published.
+Each kind of query (engine.measurement) must keep the promise by itself, at the lower 95% bound; otherwise nothing is
+published. Which index that is, is given, or chosen among several (engine.choice).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from engine.encoders import RidgeEncoder
+from engine.choice import BATCHES, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
-from engine.index import Index, IndexPlan, build_index, measure_recall
+from engine.index import Index, add_index, add_table
+from engine.measurement import (
+    Bags,
+    Measured,
+    Queries,
+    batch_microseconds,
+    cart_queries,
+    measure,
+    parts_of,
+    user_queries,
+)
 from engine.parts import DensePart
+from engine.plan import AUTO, IndexPlan
 from engine.release import INDEX_FILE, Draft, Release
 from engine.repository import Repository
 from engine.scoring import best_of_rows
 
-RECALL_AT = 20
-MAX_QUERIES = 500
-"""Queries measured of each kind."""
-_TIMED_QUERIES = 100
 N_CANARIES = 8
 CANARY_LENGTH = 10
-
-Bags = tuple[NDArray[np.int64], NDArray[np.int32]]
-"""Carts or histories: starts int64 (bags + 1,) and item rows int32 (items,)."""
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Queries of one kind: vectors float32 (m, d), and for each the rows that must not come back, as when serving."""
-
-    vectors: NDArray[np.float32]
-    excluded: Sequence[NDArray[np.int32]]
-
-
-def cart_queries(encoder: RidgeEncoder, carts: Bags) -> Queries:
-    """Each cart folded in, every item with weight 1; its own items do not come back."""
-    bags = [_bag(carts, i) for i in range(len(carts[0]) - 1)]
-    vectors = np.empty((len(bags), encoder.item_vectors.shape[1]), dtype=np.float32)
-    for i, cart in enumerate(bags):
-        vectors[i] = encoder.encode(cart, np.ones(len(cart), dtype=np.float32))
-    return Queries(vectors, bags)
-
-
-def user_queries(user_vectors: NDArray[np.float32], histories: Bags) -> Queries:
-    """A sample of MAX_QUERIES users; their histories do not come back."""
-    n = len(user_vectors)
-    chosen = np.sort(np.random.default_rng(0).choice(n, min(MAX_QUERIES, n), replace=False))
-    return Queries(user_vectors[chosen], [_bag(histories, user) for user in chosen.tolist()])
 
 
 def add_measured_index(
@@ -65,22 +44,60 @@ def add_measured_index(
     available: NDArray[np.bool_],
     queries: Mapping[str, Queries],
     promised_recall: float,
+    seconds: float = 0.0,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Build the index inside a draft and measure it on each kind of query; returns the manifest's "index".
+    """Build an index inside a draft and measure it on each kind of query; returns the manifest's "index".
 
-    Raises RecallNotReached, IndexUnsupported, PublishFailed.
+    The plan AUTO chooses one, and may spend about so many seconds on building others. Raises RecallNotReached,
+    IndexUnsupported, PublishFailed.
     """
-    draft.add_file(INDEX_FILE, lambda path: build_index(item_vectors, plan, path))
-    index = Index(draft.directory / INDEX_FILE, item_vectors, plan, available)
-    measured = {
-        kind: _measure(index, each, plan, kind, promised_recall) for kind, each in queries.items() if len(each.vectors)
-    }
+    with threadpool_limits(1, "blas"):  # as when serving
+        return _added(draft, plan, item_vectors, available, queries, promised_recall, seconds, on_step)
+
+
+def _added(
+    draft: Draft,
+    plan: IndexPlan,
+    item_vectors: NDArray[np.float32],
+    available: NDArray[np.bool_],
+    queries: Mapping[str, Queries],
+    promised_recall: float,
+    seconds: float,
+    on_step: Callable[[str], None],
+) -> dict[str, Any]:
+    kinds = {kind: each for kind, each in queries.items() if len(each.vectors)}
+    tried = []
+    if plan.factory == AUTO:
+        add_table(draft, item_vectors)
+        tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, on_step)
+        plan = tried[0].plan
+    add_index(draft, item_vectors, plan)
+    if kinds:
+        plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
+    index = Index(draft, item_vectors, plan, available)
+    chosen = candidate(index, plan, kinds, promised_recall, 0.0, 0)
+    for kind, found in chosen.measured.items():
+        advice = f"Nothing was published: raise its search parameters, or use {AUTO!r}"
+        _require(found, promised_recall, kind, plan, advice)
     return {
         "factory": plan.factory,
         "search_parameters": plan.search_parameters,
         "promised_recall": promised_recall,
-        "measured": measured,
+        "measured": {kind: found.as_dict() for kind, found in chosen.measured.items()},
+        "matrix_queries": plan.matrix_queries,
+        "microseconds_in_batches": {str(size): batch_microseconds(index, kinds, size) for size in BATCHES if kinds},
+        "candidates": [each.as_dict() for each in tried],
     }
+
+
+def _require(found: Measured, promised_recall: float, kind: str, plan: IndexPlan, advice: str) -> None:
+    if found.lower < promised_recall:
+        raise RecallNotReached(
+            f"the index {plan.factory!r} ({plan.search_parameters or 'default parameters'}) finds {found.recall:.4f} "
+            f"of the true top 20 on {found.queries} {kind} queries (lower 95% bound {found.lower:.4f}); "
+            f"{promised_recall:g} was promised. {advice}"
+        )
 
 
 def canary_scores(
@@ -97,8 +114,39 @@ def canary_scores(
     return np.array([scores[:length] for scores in found], dtype=np.float32).reshape(len(found), length)
 
 
+def check_index(release: Release, seed: int) -> Iterator[tuple[str, Measured]]:
+    """The recall of a release's index on queries that did not choose it: users and parts of histories drawn by `seed`.
+
+    Raises RecallNotReached where it is below what the release promises, ReleaseError.
+    """
+    promised_recall = float(release.manifest["index"]["promised_recall"])
+    part = DensePart.of(release.manifest)
+    encoder = part.encoder(release)
+    histories = _bags(release, "users/history")
+    liked = release.array("users/history.values", np.float32, (part.n_entries,)) > 0
+    available = release.array("items/available", np.bool_, (part.n_items,))
+    queries = {
+        "user": user_queries(part.user_vectors(release), histories, seed),
+        "cart": cart_queries(encoder, parts_of(histories, liked, seed)),
+    }
+    index = Index(release, encoder.item_vectors, part.plan, available)
+    with threadpool_limits(1, "blas"):
+        for kind, each in queries.items():
+            if len(each.vectors):
+                found = measure(index, each)
+                yield kind, found
+                _require(found, promised_recall, kind, part.plan, "Rebuild it: `nearcart index`")
+
+
 def rebuild_index(
-    repository: Repository, release_id: str, plan: IndexPlan, promised_recall: float, *, promote: bool
+    repository: Repository,
+    release_id: str,
+    plan: IndexPlan,
+    promised_recall: float,
+    *,
+    promote: bool,
+    seconds: float = 0.0,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, Mapping[str, Any]]:
     """Publish a copy of a release with another index; returns its id and the manifest's "index"."""
     release = Release(repository.path(release_id))
@@ -120,6 +168,8 @@ def rebuild_index(
             release.array("items/available", np.bool_, (part.n_items,)),
             queries,
             promised_recall,
+            seconds,
+            on_step,
         )
         written = ("format_version", "release_id", "program", "created_at", "files", "checksum")
         fields = {key: value for key, value in manifest.items() if key not in written}
@@ -127,33 +177,6 @@ def rebuild_index(
         return repository.publish(draft, fields, promote=promote), index
 
 
-def _bag(bags: Bags, i: int) -> NDArray[np.int32]:
-    starts, rows = bags
-    return rows[starts[i] : starts[i + 1]]
-
-
 def _bags(release: Release, name: str) -> Bags:
     starts = release.array(f"{name}.indptr", np.int64, (None,))
     return starts, release.array(f"{name}.indices", np.int32, (int(starts[-1]),))
-
-
-def _measure(index: Index, queries: Queries, plan: IndexPlan, kind: str, promised_recall: float) -> dict[str, float]:
-    recalls = measure_recall(index, queries.vectors, RECALL_AT, queries.excluded)
-    lower = float(recalls.mean() - 1.645 * recalls.std() / np.sqrt(len(recalls)))
-    seconds = []
-    for query, excluded in zip(queries.vectors[:_TIMED_QUERIES], queries.excluded, strict=False):
-        started = time.perf_counter()
-        index.search(query[np.newaxis], RECALL_AT, [excluded])
-        seconds.append(time.perf_counter() - started)
-    if lower < promised_recall:
-        raise RecallNotReached(
-            f"the index {plan.factory!r} ({plan.search_parameters or 'default parameters'}) finds {recalls.mean():.4f} "
-            f"of the true top {RECALL_AT} on {len(recalls)} {kind} queries (lower 95% bound {lower:.4f}); "
-            f"{promised_recall:g} was promised. Nothing was published: raise its search parameters, or use 'Flat'"
-        )
-    return {
-        f"recall@{RECALL_AT}": float(recalls.mean()),
-        "lower_95": lower,
-        "queries": len(recalls),
-        "median_microseconds": float(np.median(seconds) * 1e6),
-    }

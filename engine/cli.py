@@ -19,10 +19,12 @@ from engine.configuration import as_mapping, parse
 from engine.errors import NearcartError, UsageError
 
 GROUP = "nearcart.commands"
-_ORDER = ("demo", "train", "evaluate", "tune", "index", "export", "warmup", "releases", "serve", "query")
+_ORDER = (
+    "demo", "train", "evaluate", "tune", "index", "export", "recommend-all", "warmup", "releases", "serve", "query",
+)  # fmt: skip
 _ASKING = ("query", "releases")
 """Commands that change nothing, whose configuration nobody looks for in a log."""
-_TRAIN_PACKAGES = {"duckdb", "pyarrow", "rich", "scipy", "threadpoolctl"}
+_TRAIN_PACKAGES = {"duckdb", "pyarrow", "rich", "scipy"}
 
 _log = logging.getLogger("nearcart")
 
@@ -93,9 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _help(known: Mapping[str, importlib.metadata.EntryPoint]) -> str:
     lines = ["usage: nearcart COMMAND ...", "", "From a shop's events to recommendations over gRPC.", "", "commands:"]
+    width = max(map(len, known))
     for name, entry in known.items():
         summary = (entry.load().__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  {name:<10} {summary}")
+        lines.append(f"  {name:<{width}} {summary}")
     lines += ["", "`nearcart COMMAND --help` explains one; `nearcart --version` prints the version."]
     return "\n".join(lines)
 

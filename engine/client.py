@@ -18,7 +18,9 @@ import grpc
 from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc as wire_grpc
 
+from engine import filter_messages
 from engine.errors import ClientError
+from engine.filters import Filter
 from engine.queries import Repeat, Source
 from engine.refusals import explain
 
@@ -92,8 +94,8 @@ class Cart:
 class Client:
     """Asks the server at `address`, HOST:PORT or any gRPC name. Use it in `with`, or `close` it; it is thread-safe.
 
-    Where limits and defaults are not given, the server's apply: they stand in the .proto. Every method raises
-    ClientError, whose text says what to do.
+    Where limits and defaults are not given, the server's apply: they stand in the .proto. A `filter` is one of
+    engine.filters. Every method raises ClientError, whose text says what to do.
     """
 
     def __init__(self, address: str, *, timeout_seconds: float = 10.0) -> None:
@@ -128,6 +130,8 @@ class Client:
         repeat: Repeat | None = None,
         strict: bool = False,
         titles: bool = False,
+        filter: Filter | None = None,
+        allowed_item_ids: Sequence[str] = (),
     ) -> Recommendations:
         """What should this user see next?"""
         request = self._request(
@@ -139,6 +143,8 @@ class Client:
             repeat=_REPEATS[repeat],
             strict=strict,
             include_titles=titles,
+            filter=filter,
+            allowed_item_ids=allowed_item_ids,
         )
         return _one(self._ask(self._stub.RecommendForUser, request))
 
@@ -152,6 +158,8 @@ class Client:
         repeat: Repeat | None = None,
         strict: bool = False,
         titles: bool = False,
+        filter: Filter | None = None,
+        allowed_item_ids: Sequence[str] = (),
     ) -> Recommendations:
         """What goes with this cart?"""
         request = self._request(
@@ -163,11 +171,20 @@ class Client:
             repeat=_REPEATS[repeat],
             strict=strict,
             include_titles=titles,
+            filter=filter,
+            allowed_item_ids=allowed_item_ids,
         )
         return _one(self._ask(self._stub.RecommendForCart, request))
 
     def similar_items(
-        self, item_id: str, *, limit: int | None = None, exclude_item_ids: Sequence[str] = (), titles: bool = False
+        self,
+        item_id: str,
+        *,
+        limit: int | None = None,
+        exclude_item_ids: Sequence[str] = (),
+        titles: bool = False,
+        filter: Filter | None = None,
+        allowed_item_ids: Sequence[str] = (),
     ) -> Recommendations:
         """Which items are like this one?"""
         request = self._request(
@@ -176,6 +193,8 @@ class Client:
             limit=limit,
             exclude_item_ids=exclude_item_ids,
             include_titles=titles,
+            filter=filter,
+            allowed_item_ids=allowed_item_ids,
         )
         return _one(self._ask(self._stub.RecommendSimilarItems, request))
 
@@ -187,6 +206,8 @@ class Client:
         exclude_item_ids: Sequence[str] = (),
         repeat: Repeat | None = None,
         strict: bool = False,
+        filter: Filter | None = None,
+        allowed_item_ids: Sequence[str] = (),
     ) -> list[Recommendations]:
         """What should each of these users see next? Answers in their order."""
         request = self._request(
@@ -196,6 +217,8 @@ class Client:
             exclude_item_ids=exclude_item_ids,
             repeat=_REPEATS[repeat],
             strict=strict,
+            filter=filter,
+            allowed_item_ids=allowed_item_ids,
         )
         return list(_many(self._ask(self._stub.BatchRecommendForUsers, request), [()] * len(user_ids)))
 
@@ -207,6 +230,8 @@ class Client:
         exclude_item_ids: Sequence[str] = (),
         repeat: Repeat | None = None,
         strict: bool = False,
+        filter: Filter | None = None,
+        allowed_item_ids: Sequence[str] = (),
     ) -> list[Recommendations]:
         """What goes with each of these carts? Answers in their order."""
         request = self._request(
@@ -216,6 +241,8 @@ class Client:
             exclude_item_ids=exclude_item_ids,
             repeat=_REPEATS[repeat],
             strict=strict,
+            filter=filter,
+            allowed_item_ids=allowed_item_ids,
         )
         response = self._ask(self._stub.BatchRecommendForCarts, request)
         return list(_many(response, [cart.item_ids for cart in carts]))
@@ -240,8 +267,10 @@ class Client:
             if name.endswith("_id") and not isinstance(value, str | None):
                 raise ClientError(f"{name}: found {value!r}, expected a str; ids are text")
         try:
+            if fields.get("filter") is not None:
+                fields["filter"] = filter_messages.write(fields["filter"])
             return kind(**fields)
-        except (TypeError, ValueError) as error:  # no text, a number beyond 32 bits, half a surrogate pair
+        except (TypeError, ValueError, AttributeError) as error:  # no text, a number beyond 32 bits, half a surrogate
             raise ClientError(f"the question cannot be put into a message: {error}") from error
 
     def _ask(self, method: Callable[..., Response], request: object) -> Response:

@@ -7,6 +7,7 @@ client does not load FAISS.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageErr
 
 if TYPE_CHECKING:
     from engine.client import Client, Recommendations
+
+_log = logging.getLogger("nearcart")
 
 _RELEASES_HELP = "directory of releases"
 _DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -89,6 +92,10 @@ class Query:
     user: str | None = option("with cart: whose cart it is", None, metavar="ID")
     recent: tuple[str, ...] = option("with user: items seen since training", (), metavar="ID")
     exclude: tuple[str, ...] = option("items that must not come back", (), metavar="ID")
+    allowed: tuple[str, ...] = option("the only items that may come back", (), metavar="ID")
+    filter: str | None = option(
+        'what items must be like: {"any_of": {"attribute": "category", "values": ["cups"]}}', None, metavar="JSON"
+    )
     repeat: str | None = option(
         "items the user already has: default never for users, mix for carts", None, choices=("never", "mix", "only")
     )
@@ -116,18 +123,19 @@ class Query:
         print(json.dumps(as_json(answer), indent=1) if self.json else as_table(answer))
 
     def _ask(self, client: Client) -> Recommendations:
+        from engine.filter_messages import from_json
         from engine.queries import Repeat
 
-        repeat = None if self.repeat is None else Repeat(self.repeat)
-        if self.kind == "similar":
-            return client.similar_items(self.ids[0], limit=self.limit, exclude_item_ids=self.exclude, titles=True)
         common: dict[str, Any] = {
             "limit": self.limit,
             "exclude_item_ids": self.exclude,
-            "repeat": repeat,
-            "strict": self.strict,
+            "allowed_item_ids": self.allowed,
+            "filter": None if self.filter is None else from_json(self.filter),
             "titles": True,
         }
+        if self.kind == "similar":
+            return client.similar_items(self.ids[0], **common)
+        common |= {"repeat": None if self.repeat is None else Repeat(self.repeat), "strict": self.strict}
         if self.kind == "user":
             return client.recommend_for_user(self.ids[0], recent_item_ids=self.recent, **common)
         return client.recommend_for_cart(self.ids, user_id=self.user, **common)
@@ -212,27 +220,51 @@ class Index:
     """Rebuild the search index of a release, as a new release, with its recall measured.
 
     The recall is measured against exact search on user vectors and on carts; below the promise nothing is published.
+    With --check nothing is built: the recall of the release is measured again, on other queries.
     """
 
     releases: Path = option(_RELEASES_HELP, metavar="DIR")
     release: str | None = option("release to rebuild; the live one if not given", None, metavar="ID")
     recall: float = option("recall@20 promised, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
-    factory: str = option("FAISS factory string, such as Flat, HNSW32 or 'IVF256,Flat'", "Flat", metavar="STRING")
-    search_parameters: str = option(
-        "FAISS search parameters, such as 'efSearch=256' or 'nprobe=64'", "", metavar="STRING"
+    factory: str = option(
+        "index: auto takes the fastest that keeps --recall, Pruned is exact, or a FAISS factory string such as HNSW32",
+        "auto",
+        metavar="STRING",
+    )
+    search_parameters: str = option("of a given index, such as 'efSearch=256' or 'nprobe=64'", "", metavar="STRING")
+    seconds: float = option(
+        "seconds that auto may take, about, to build indexes that it compares", 20.0, metavar="S", minimum=0
     )
     promote: bool = option("make the new release live", True)
+    check: bool = option("only measure the recall again; exit 1 where it is below what the release promised", False)
+    seed: int = option("which queries --check draws", 1, metavar="N", minimum=0)
 
     def run(self) -> None:
         """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError."""
-        from engine.calibration import rebuild_index
-        from engine.index import IndexPlan
+        from engine.calibration import check_index, rebuild_index
+        from engine.plan import IndexPlan
+        from engine.release import Release
         from engine.repository import Repository
 
         repository = Repository(self.releases)
         release_id = self.release or repository.current_path().name
+        if self.check:
+            for kind, found in check_index(Release(repository.path(release_id)), self.seed):
+                print(f"{kind}: {found.told}")
+            return
         plan = IndexPlan(self.factory, self.search_parameters)
-        published, index = rebuild_index(repository, release_id, plan, self.recall, promote=self.promote)
+        published, index = rebuild_index(
+            repository,
+            release_id,
+            plan,
+            self.recall,
+            promote=self.promote,
+            seconds=self.seconds,
+            on_step=_log.info,
+        )
+        chosen = IndexPlan(index["factory"], index["search_parameters"])
+        batches = ", ".join(f"{size}: {us:.0f} us" for size, us in index["microseconds_in_batches"].items())
+        print(f"{chosen}; a query in batches of {batches}")
         for kind, measured in index["measured"].items():
             print(
                 f"{kind}: recall@20 {measured['recall@20']:.4f} (lower 95% bound {measured['lower_95']:.4f}), "

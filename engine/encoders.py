@@ -47,6 +47,31 @@ class RidgeEncoder:
         query: NDArray[np.float32] = out[0]
         return query
 
+    def shares(
+        self, rows: NDArray[np.int32], values: NDArray[np.float32], of_rows: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """What each item of a history or cart gives to the scores of the items `of_rows`, float64 (k, m).
+
+        Item s of the rows S gives item j the share w_s t_s y_j' A^(-1) y_s, A being the row's matrix (Hu, Koren and
+        Volinsky 2008, section 5); shares add up to the score of j, within rounding. With D diagonal and W = diag(w) the
+        inverse needs m dimensions only (Sherman, Morrison and Woodbury):
+
+            Y_J A^(-1) Y_S' W  =  Y_J D^(-1) Y_S' (W^(-1) + Y_S D^(-1) Y_S')^(-1).
+
+        Negative feedback has target 0 and gives nothing itself: it lowers what the others give.
+        """
+        require_rows(rows, len(self.item_vectors))
+        history, targets = self.item_vectors[rows].astype(np.float64), (values > 0).astype(np.float64)
+        size = len(rows) + self.unobserved_weight * len(self.item_vectors)
+        penalty = self.regularization * size**self.regularization_exponent
+        background = self.unobserved_weight * np.maximum(self.spectrum.astype(np.float64), 0.0) + penalty
+        scaled = history / background
+        inner = history @ scaled.T
+        inner[np.diag_indices(len(rows))] += 1 / np.abs(values).astype(np.float64)
+        products = self.item_vectors[of_rows].astype(np.float64) @ scaled.T
+        shares: NDArray[np.float64] = np.linalg.solve(inner, products.T).T * targets
+        return shares
+
 
 def require_rows(rows: NDArray[np.int32], n_items: int) -> None:
     """Raises ReleaseCorrupt for rows that are no items, as a damaged file may name; kernels would read elsewhere."""

@@ -1,137 +1,133 @@
-"""The search index: FAISS behind one door, which always answers in full, exactly scored and in one order.
+"""The search index: one door, which always answers in full, exactly scored and in one order.
 
-FAISS proposes candidates; `engine.scoring` computes the scores that are returned. Where FAISS proposes too few (graphs
-and inverted lists under exclusions do), or where an exact index cannot vouch for the last place within float32
-rounding, the allowed rows are scanned. Nothing else in the project imports FAISS. Kept honest by tests/test_index.py.
+Every index holds the table of engine.pruned_search, whose answers are exact: it takes what is filtered, large batches,
+and whatever an approximate search cannot vouch for. A plan may put an approximate search before it, for single queries:
+pruning with less confidence, or a FAISS index. Kept honest by tests/test_index.py.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import IndexUnsupported, ReleaseCorrupt
-from engine.scoring import best_of_rows, score_rows
+from engine.errors import ReleaseCorrupt
+from engine.faiss_search import FaissSearch, build_faiss, check_faiss_plan
+from engine.plan import AUTO, IndexPlan
+from engine.pruned_search import PrunedSearch
+from engine.pruned_table import PrunedTable, build_table
+from engine.release import INDEX_FILE, Draft
+from engine.scoring import Found, best_of_rows
 
-EXACT = "Flat"
-_SLACK = 16
-"""Candidates asked for beyond those needed, so that near-ties at the last place seldom force a scan."""
-_SCAN_SHARE = 64
-"""Beyond n / 64 candidates the allowed rows are scanned: keeping them costs FAISS more. One thread of a 2-core EPYC, in
-milliseconds, proposal against scan: 4,000 x 128 .12 / .05; 400,000 x 64 with n / 64 candidates 9.4 / 5.5, with n / 16
-29 / 6.5; 70,000 x 128 with n / 32 3.3 / 2.8."""
-_MAX_CANDIDATES = 1 << 22
-"""Candidates of one call to FAISS, for all its queries together: 48 MiB."""
-
-Found = tuple[NDArray[np.int32], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class IndexPlan:
-    """How to search: a FAISS factory string, and search parameters as FAISS spells them ("efSearch=128")."""
-
-    factory: str = EXACT
-    search_parameters: str = ""
+TABLE = "index"
+"""The directory of a release that holds the arrays of a PrunedTable."""
+_SCAN_SHARE = 16
+"""Where fewer than n / 16 rows are allowed they are scored one by one: pruning has no high score to compare with."""
+_NOTHING: Found = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
 
 
-def use_one_thread() -> None:
-    """One OpenMP thread for the calling thread: serving threads run beside each other, not inside one query."""
-    faiss.omp_set_num_threads(1)
+class Files(Protocol):
+    """Where an index lies: a Release, or the Draft of one."""
 
+    def has(self, name: str) -> bool:
+        """Whether it holds the array."""
 
-def build_index(vectors: NDArray[np.float32], plan: IndexPlan, path: Path) -> None:
-    """Build the index of vectors float32 (n, d) and write it to path. Raises IndexUnsupported, OSError."""
-    vectors = np.ascontiguousarray(vectors)
-    index = _empty_index(plan, vectors.shape[1])
-    try:
-        if not index.is_trained:
-            index.train(vectors)
-        index.add(vectors)
-    except (RuntimeError, AssertionError) as error:
-        raise _unsupported(plan, f"over {vectors.shape[0]:,} vectors of {vectors.shape[1]} factors", error) from error
-    _write(index, path)
+    def array(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """One array, memory-mapped."""
+
+    def verified_path(self, name: str) -> Path:
+        """The path of a file that is what was written."""
 
 
 def check_plan(plan: IndexPlan, factors: int) -> None:
-    """Raises IndexUnsupported where FAISS knows no such index or search parameters, before hours go into vectors."""
-    _empty_index(plan, factors)
+    """Raises IndexUnsupported for a plan that cannot be built, before hours go into vectors."""
+    if plan.is_pruned or plan.factory == AUTO:
+        plan.require_own_parameters()
+    else:
+        check_faiss_plan(plan, factors)
+
+
+def add_table(draft: Draft, vectors: NDArray[np.float32]) -> None:
+    """Build what every index of vectors float32 (n, d) holds into a draft, unless it is there. Raises PublishFailed."""
+    if draft.has(f"{TABLE}/{PrunedTable.names()[0]}"):
+        return
+    for name, array in build_table(vectors).arrays().items():
+        draft.add_array(f"{TABLE}/{name}", array)
+
+
+def add_index(draft: Draft, vectors: NDArray[np.float32], plan: IndexPlan) -> None:
+    """Build the index of vectors float32 (n, d) into a draft. Raises IndexUnsupported, PublishFailed."""
+    check_plan(plan, vectors.shape[1])
+    add_table(draft, vectors)
+    if not plan.is_pruned:
+        draft.add_file(INDEX_FILE, lambda path: build_faiss(vectors, plan, path))
 
 
 class Index:
-    """An opened index over vectors float32 (n, d), with the rows that may be shown.
-
-    Searches are thread-safe. `path` must have been verified by its checksum: FAISS accepts damaged files silently.
-    """
+    """An opened index over vectors float32 (n, d), with the rows that may be shown. Searches are thread-safe."""
 
     def __init__(
-        self, path: Path, vectors: NDArray[np.float32], plan: IndexPlan, available: NDArray[np.bool_] | None = None
+        self, files: Files, vectors: NDArray[np.float32], plan: IndexPlan, available: NDArray[np.bool_] | None = None
     ) -> None:
-        try:
-            self._faiss: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-            _set_parameters(self._faiss, plan)
-        except RuntimeError as error:
-            raise ReleaseCorrupt(f"{path}: FAISS cannot read the index: {_reason(error)}") from error
-        if (self._faiss.ntotal, self._faiss.d) != vectors.shape:
-            raise ReleaseCorrupt(
-                f"{path} holds {self._faiss.ntotal:,} vectors of {self._faiss.d} factors, "
-                f"but the release has {vectors.shape[0]:,} of {vectors.shape[1]}"
-            )
-        self._vectors = vectors
-        self._is_exact = plan.factory == EXACT
+        """Open what lies in `files`. Raises ReleaseCorrupt, IndexUnsupported."""
         hidden = available is not None and not available.all()
         self._available = available if hidden else None
-        self._inner: Any = faiss.downcast_index(self._faiss)
-        bitmap = np.packbits(self._available, bitorder="little") if self._available is not None else None
-        self._selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
-        try:
-            self._propose(vectors[:1], 1)
-        except RuntimeError as error:
-            hint = "; it cannot leave out unavailable items" if self._selector is not None else ""
-            raise IndexUnsupported(
-                f"the index {plan.factory!r} with search parameters {plan.search_parameters!r} cannot be searched: "
-                f"{_reason(error)}{hint}. Name another factory string, such as {EXACT!r} (exact) or 'HNSW32'"
-            ) from error
+        self._vectors = vectors
+        self._matrix_queries = plan.matrix_queries
+        table = _table(files, vectors)
+        self._exact = PrunedSearch(vectors, table)
+        self._fast: Callable[[NDArray[np.float32], int, NDArray[np.int32]], Found | None] | None = None
+        if not plan.is_pruned:
+            self._fast = FaissSearch(files.verified_path(INDEX_FILE), vectors, plan, self._available).search
+        elif plan.confidence < 1:
+            pruned = PrunedSearch(vectors, table, plan.confidence)
+            self._fast = lambda query, k, excluded: pruned.one(query, k, excluded, self._available)
         self.n_available = int(available.sum()) if available is not None else len(vectors)
-        # The error of one float32 inner product is below d * 2^-24 * |q| * |y| (Higham 2002, section 3.1), whatever the
-        # order of summation, plus 2^-150 for each product that is too small to be a normal float; two computations of
-        # it differ by at most twice that. Norms in float64: squares of float32 overflow and vanish.
-        squares = (np.einsum("nd,nd->n", block, block, dtype=np.float64).max() for block in _blocks(vectors))
-        self._rounding = 2.0 * vectors.shape[1] * 2.0**-24 * float(np.sqrt(max(squares, default=0.0)))
-        self._underflow = 2.0 * vectors.shape[1] * 2.0**-150
 
-    def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int32]]) -> list[Found]:
-        """The k best available rows that are not excluded, for each of queries float32 (m, d).
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Sequence[NDArray[np.int32]],
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> list[Found]:
+        """The k best rows that are available, allowed (bool (n,), None for all) and not excluded (int32, ascending).
 
-        Returns rows and exact scores, falling, ties to the smaller row, min(k, allowed) of them: always for an exact
-        index; for an approximate one in number, while which rows they are is its recall.
+        For each of queries float32 (m, d): rows and exact scores, falling, ties to the smaller row, as many as there
+        are up to k. Which they are is exact, but for few queries without a filter where the plan is approximate: there
+        it is the plan's recall.
         """
-        n = len(self._vectors)
-        fetch = [k + len(rows) + _SLACK for rows in excluded]
-        proposing = [i for i in range(len(queries)) if fetch[i] * _SCAN_SHARE <= n]
-        found: list[Found | None] = [None] * len(queries)
-        # What an approximate index finds depends on how much it is asked for, and by how many at once: its queries go
-        # one by one, so that a batch equals its singles. An exact one answers the same however it is asked.
-        for batch in _batches(proposing, fetch) if self._is_exact else [[i] for i in proposing]:
-            proposed = self._propose(queries[batch], max(fetch[i] for i in batch))
-            for i, scores, rows in zip(batch, *proposed, strict=True):
-                found[i] = self._rank(queries[i], k, excluded[i], scores, rows)
+        if self._fast is None or allowed is not None or len(queries) >= self._matrix_queries:
+            return self.exact(queries, k, excluded, allowed)
+        found = [self._fast(query, k, rows) if k else _NOTHING for query, rows in zip(queries, excluded, strict=True)]
         return [
-            self.scan(query, k, rows) if each is None else each
+            self.exact(query[np.newaxis], k, [rows])[0] if each is None else each
             for query, rows, each in zip(queries, excluded, found, strict=True)
         ]
 
-    def scan(self, query: NDArray[np.float32], k: int, excluded: NDArray[np.int32]) -> Found:
-        """As `search` for one query, by scoring every allowed row: exact whatever the index."""
-        allowed = np.ones(len(self._vectors), dtype=bool) if self._available is None else self._available.copy()
-        allowed[excluded] = False
-        return best_of_rows(self._vectors, np.flatnonzero(allowed).astype(np.int32), query, k)
+    def exact(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Sequence[NDArray[np.int32]],
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> list[Found]:
+        """As `search`, and exact whatever the plan."""
+        shown = self._available if allowed is None else self._shown(allowed)
+        if k == 0:
+            return [_NOTHING for _ in queries]
+        if allowed is not None and shown is not None and np.count_nonzero(shown) * _SCAN_SHARE < len(shown):
+            rows = np.flatnonzero(shown).astype(np.int32)
+            return [
+                best_of_rows(self._vectors, np.setdiff1d(rows, out, assume_unique=True), query, k)
+                for query, out in zip(queries, excluded, strict=True)
+            ]
+        if len(queries) < self._matrix_queries:
+            return [self._exact.one(query, k, out, shown) for query, out in zip(queries, excluded, strict=True)]
+        return self._exact.many(np.ascontiguousarray(queries), k, excluded, shown)
 
     def best_of(self, query: NDArray[np.float32], k: int, rows: NDArray[np.int32]) -> Found:
         """The k best available of the given rows."""
@@ -139,118 +135,33 @@ class Index:
             rows = rows[self._available[rows]]
         return best_of_rows(self._vectors, np.sort(rows), query, k)
 
-    def _propose(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The k candidates of each query that FAISS finds among the available rows."""
-        inner, parameters = self._inner, None
-        if isinstance(inner, faiss.IndexHNSW):
-            # A search that keeps fewer than k candidates proposes fewer: exclusions would then cost recall unseen.
-            parameters = faiss.SearchParametersHNSW(sel=self._selector, efSearch=max(inner.hnsw.efSearch, k))
-        elif self._selector is not None and isinstance(inner, faiss.IndexIVF):
-            parameters = faiss.SearchParametersIVF(sel=self._selector, nprobe=inner.nprobe)
-        elif self._selector is not None:
-            parameters = faiss.SearchParameters(sel=self._selector)
-        scores, rows = self._faiss.search(queries, k, params=parameters)
-        return scores, rows
-
-    def _rank(
-        self,
-        query: NDArray[np.float32],
-        k: int,
-        excluded: NDArray[np.int32],
-        proposed_scores: NDArray[np.float32],
-        proposed: NDArray[np.int64],
-    ) -> Found | None:
-        """Score and order what FAISS proposed; None where the proposal cannot vouch for the answer."""
-        complete = bool(proposed[-1] >= 0)
-        rows = proposed[proposed >= 0].astype(np.int32)
-        if len(excluded):
-            rows = rows[~np.isin(rows, excluded)]
-        if len(rows) < k and len(rows) < self._n_allowed(excluded):
-            return None
-        scores = np.empty(len(rows), dtype=np.float32)
-        score_rows(self._vectors, rows, query, scores)
-        order = np.lexsort((rows, -scores))[:k]
-        if self._is_exact and complete and len(order):
-            # A row that was not proposed scores at most this much.
-            norm = float(np.linalg.norm(query.astype(np.float64)))
-            unseen = float(proposed_scores[-1]) + self._rounding * norm + self._underflow
-            if unseen >= scores[order[-1]]:
-                return None
-        return rows[order], scores[order]
-
-    def _n_allowed(self, excluded: NDArray[np.int32]) -> int:
-        shown = np.unique(excluded) if self._available is None else np.unique(excluded[self._available[excluded]])
-        return self.n_available - len(shown)
+    def _shown(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return allowed if self._available is None else self._available & allowed
 
 
-def measure_recall(
+def recalls(
     index: Index, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int32]]
 ) -> NDArray[np.float64]:
-    """Recall@k of each query against exact search, by score: a tie at the k-th place counts as found."""
-    answers = index.search(queries, k, excluded)
-    recalls = np.empty(len(queries))
-    for i, (query, rows, (_, scores)) in enumerate(zip(queries, excluded, answers, strict=True)):
-        exact = index.scan(query, k, rows)[1]
-        recalls[i] = np.count_nonzero(scores >= exact[-1]) / len(exact) if len(exact) else 1.0
-    return recalls
+    """Recall@k of each query, asked alone, against exact search, by score: a tie at the k-th place counts as found."""
+    best = index.exact(queries, k, excluded)
+    found = np.empty(len(queries))
+    for i, (query, rows, (_, exact)) in enumerate(zip(queries, excluded, best, strict=True)):
+        scores = index.search(query[np.newaxis], k, [rows])[0][1]
+        found[i] = np.count_nonzero(scores >= exact[-1]) / len(exact) if len(exact) else 1.0
+    return found
 
 
-def _write(index: Any, path: Path) -> None:
-    """Write through Python's file: FAISS's own does not notice when the last block finds no room on the disk."""
-    failures: list[OSError] = []
-    with path.open("wb") as file:
+def _table(files: Files, vectors: NDArray[np.float32]) -> PrunedTable:
+    """The table in `files`; releases of version 1 have none, and it is built in memory."""
+    if not any(files.has(f"{TABLE}/{name}") for name in PrunedTable.names()):
+        return build_table(vectors)
 
-        def write(data: bytes) -> None:
-            try:
-                if not failures:
-                    file.write(data)
-            except OSError as error:  # FAISS would lose it
-                failures.append(error)
+    def read(name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        array = files.array(f"{TABLE}/{name}", dtype, shape)
+        files.verified_path(f"{TABLE}/{name}.npy")  # a flipped bit would cost answers unseen
+        return array
 
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
-        if failures:
-            raise failures[0]
-
-
-def _batches(queries: list[int], fetch: list[int]) -> list[list[int]]:
-    """Queries that want about as many candidates together, so that one long exclusion does not cost all of them."""
-    batches: list[list[int]] = []
-    for i in sorted(queries, key=lambda query: fetch[query]):
-        batch = batches[-1] if batches else []
-        if not batch or fetch[i] > 2 * fetch[batch[0]] or fetch[i] * (len(batch) + 1) > _MAX_CANDIDATES:
-            batch = []
-            batches.append(batch)
-        batch.append(i)
-    return batches
-
-
-def _empty_index(plan: IndexPlan, factors: int) -> Any:
-    if re.search(r"HNSW[01](?![0-9])", plan.factory):
-        raise _unsupported(plan, f"of {factors} factors", ValueError("a graph needs 2 links a vector or more"))
-    try:
-        index = faiss.index_factory(factors, plan.factory, faiss.METRIC_INNER_PRODUCT)
-        _set_parameters(index, plan)
-    except (RuntimeError, AssertionError) as error:
-        raise _unsupported(plan, f"of {factors} factors", error) from error
-    return index
-
-
-def _unsupported(plan: IndexPlan, over: str, error: Exception) -> IndexUnsupported:
-    return IndexUnsupported(
-        f"FAISS could not build the index {plan.factory!r} with search parameters {plan.search_parameters!r} {over}: "
-        f"{_reason(error)}. Name another factory string, such as {EXACT!r} (exact) or 'HNSW32'"
-    )
-
-
-def _set_parameters(index: Any, plan: IndexPlan) -> None:
-    if plan.search_parameters:
-        faiss.ParameterSpace().set_index_parameters(index, plan.search_parameters)
-
-
-def _blocks(vectors: NDArray[np.float32], size: int = 65_536) -> list[NDArray[np.float32]]:
-    return [vectors[start : start + size] for start in range(0, len(vectors), size)]
-
-
-def _reason(error: BaseException) -> str:
-    """What a FAISS message says after the C++ function and source position that it begins with."""
-    return re.split(r" at \S+:\d+: ", str(error).strip())[-1] or type(error).__name__
+    table = PrunedTable.read(read, *vectors.shape)
+    if len(table.order) and not (table.order.min() >= 0 and table.order.max() < len(vectors)):
+        raise ReleaseCorrupt(f"the index names rows outside the {len(vectors):,} of the release")
+    return table

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible
-from engine.index import IndexPlan
+from engine.plan import IndexPlan
 from engine.release import Release
 
 USER_VECTORS = "parts/0/user_vectors"
@@ -56,7 +56,11 @@ class DensePart:
                 unobserved_weight=float(encoder["unobserved_weight"]),
                 regularization=float(encoder["regularization"]),
                 regularization_exponent=float(encoder["regularization_exponent"]),
-                plan=IndexPlan(str(index["factory"]), str(index["search_parameters"])),
+                plan=IndexPlan(
+                    str(index["factory"]),
+                    str(index["search_parameters"]),
+                    int(index.get("matrix_queries", IndexPlan.matrix_queries)),
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error

@@ -36,7 +36,7 @@ def _prefetch(typing_context, rows, row, column):  # type: ignore[no-untyped-def
     return types.void(rows, types.int64, types.int64), _codegen
 
 
-def _nothing(rows: Any, row: int, column: int) -> None:
+def _nothing(rows: Any, row: Any, column: int) -> None:
     """With numba's compiler off there is nothing to ask."""
 
 

@@ -1,7 +1,11 @@
 """What can be asked of a snapshot, and what it answers: plain values, without protobuf and without FAISS.
 
 The service turns messages into these and back; retrieval answers them; tests build them by hand. Limits that a request
-must keep stand here, because the wire's comments, the service's checks and the documentation all quote them.
+must keep stand here, because the wire's comments, the service's checks and the documentation all quote them; those of
+filters stand in engine.filters.
+
+In every query, an item comes back only where `filter` is met, `allowed_item_ids` names it or is empty, and
+`exclude_item_ids` does not name it.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.filters import Filter
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 1_000
@@ -55,6 +61,8 @@ class UserQuery:
     recent_item_ids: Sequence[str] = ()
     repeat: Repeat = Repeat.NEVER
     strict: bool = False
+    filter: Filter | None = None
+    allowed_item_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class CartQuery:
     exclude_item_ids: Sequence[str] = ()
     repeat: Repeat = Repeat.MIX
     strict: bool = False
+    filter: Filter | None = None
+    allowed_item_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,8 @@ class SimilarQuery:
     item_id: str
     limit: int = DEFAULT_LIMIT
     exclude_item_ids: Sequence[str] = ()
+    filter: Filter | None = None
+    allowed_item_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseIncompatible, ReleaseNotFound
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written."""
+_READABLE = (1, 2)
 MANIFEST = "manifest.json"
 INDEX_FILE = "index.faiss"
 _PACKAGES = ("nearcart", "faiss-cpu", "numba", "numpy")
@@ -81,24 +83,9 @@ class Release:
 
     def array(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
         """One array, memory-mapped, read-only. Raises ReleaseCorrupt unless of this dtype and shape (None: any)."""
-        path = self.directory / f"{name}.npy"
         if not self.has(name):
-            raise ReleaseCorrupt(f"{self.directory} has no array {name!r}, which format {FORMAT_VERSION} requires")
-        try:
-            # asarray drops np.memmap's class, which kernels do not know; the buffer keeps the mapping alive.
-            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (ValueError, OSError, EOFError) as error:
-            raise ReleaseCorrupt(f"{path} is not a readable array: {error}") from error
-        fits = len(array.shape) == len(shape) and all(
-            e is None or f == e for f, e in zip(array.shape, shape, strict=True)
-        )
-        if array.dtype != np.dtype(dtype) or not fits:
-            expected = " x ".join("any" if length is None else f"{length:,}" for length in shape)
-            found = " x ".join(f"{length:,}" for length in array.shape)
-            raise ReleaseCorrupt(
-                f"{path} holds {array.dtype} of {found}, the manifest's sizes say {np.dtype(dtype)} of {expected}"
-            )
-        return array
+            raise ReleaseCorrupt(f"{self.directory} has no array {name!r}, which its manifest requires")
+        return _read_array(self.directory / f"{name}.npy", dtype, shape)
 
     def table(self, name: str, n: int, *, n_slots: int | None = None) -> dict[str, NDArray[Any]]:
         """The arrays of a StringTable of n strings, or with n_slots of an IdTable, that lie under `name`."""
@@ -144,6 +131,18 @@ class Draft:
             write(path)
             flush(path)
             self._files[name] = {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+    def has(self, name: str) -> bool:
+        """Whether the array `name` was added."""
+        return f"{name}.npy" in self._files
+
+    def array(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """One array that was added, memory-mapped, as Release.array."""
+        return _read_array(self.directory / f"{name}.npy", dtype, shape)
+
+    def verified_path(self, name: str) -> Path:
+        """The path of a file that was added: nothing has changed it."""
+        return self.directory / name
 
     def adopt(self, release: Release, name: str) -> None:
         """Take one file of another release over, by hard link where the file system can, after verifying it."""
@@ -232,16 +231,17 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise ReleaseCorrupt(f"{path} is not JSON ({error}): copy the release again, or roll back") from error
     if not isinstance(manifest, dict) or "format_version" not in manifest:
         raise ReleaseCorrupt(f"{path} names no format_version: it is not the manifest of a release")
-    if manifest["format_version"] == FORMAT_VERSION and manifest.get("checksum") != _manifest_checksum(manifest):
+    if manifest["format_version"] in _READABLE and manifest.get("checksum") != _manifest_checksum(manifest):
         raise ReleaseCorrupt(f"{path} does not match its own checksum: it was changed or damaged after publishing")
-    if manifest["format_version"] != FORMAT_VERSION:
+    if manifest["format_version"] not in _READABLE:
         raise ReleaseIncompatible(
-            f"{path} is of format version {manifest['format_version']}; this program reads version {FORMAT_VERSION}: "
+            f"{path} is of format version {manifest['format_version']}; this program reads versions "
+            f"{' and '.join(map(str, _READABLE))}: "
             "serve it with the program that wrote it, or train again"
         )
     for name, kind in _REQUIRED.items():
         if not isinstance(manifest.get(name), kind):
-            raise ReleaseCorrupt(f"{path} has no {kind.__name__} {name!r}, which format {FORMAT_VERSION} requires")
+            raise ReleaseCorrupt(f"{path} has no {kind.__name__} {name!r}, which every release has")
     return manifest
 
 
@@ -255,6 +255,22 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
     """As np.save, which would turn a memory-mapped or read-only array's order and class into surprises."""
     with path.open("wb") as file:
         npy_format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    try:
+        # asarray drops np.memmap's class, which kernels do not know; the buffer keeps the mapping alive.
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, OSError, EOFError) as error:
+        raise ReleaseCorrupt(f"{path} is not a readable array: {error}") from error
+    fits = len(array.shape) == len(shape) and all(e is None or f == e for f, e in zip(array.shape, shape, strict=True))
+    if array.dtype != np.dtype(dtype) or not fits:
+        expected = " x ".join("any" if length is None else f"{length:,}" for length in shape)
+        found = " x ".join(f"{length:,}" for length in array.shape)
+        raise ReleaseCorrupt(
+            f"{path} holds {array.dtype} of {found}, the manifest's sizes say {np.dtype(dtype)} of {expected}"
+        )
+    return array
 
 
 def _sha256(path: Path) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from nearcart.v1 import recommendation_pb2 as wire
 
-from engine.errors import InvalidQuery, Violation
+from engine import filter_messages
+from engine.filters import Filter
 from engine.ids import MAX_ID_BYTES
 from engine.queries import (
     DEFAULT_LIMIT,
@@ -23,9 +24,8 @@ from engine.queries import (
     SimilarQuery,
     UserQuery,
 )
+from engine.violations import Violations
 
-MAX_VIOLATIONS = 20
-"""Violations one refusal lists, so that it fits into the 8 KiB that HTTP/2 peers accept as trailers."""
 _REPEATS: dict[int, Repeat] = {
     wire.REPEAT_NEVER: Repeat.NEVER,
     wire.REPEAT_MIX: Repeat.MIX,
@@ -43,6 +43,8 @@ def user_query(request: wire.RecommendForUserRequest) -> UserQuery:
         recent_item_ids=check.ids("recent_item_ids", request.recent_item_ids, most=MAX_CART_ITEMS),
         repeat=check.repeat(request.repeat, Repeat.NEVER),
         strict=request.strict,
+        filter=check.filter(request),
+        allowed_item_ids=check.allowed(request),
     )
     check.close()
     return query
@@ -58,6 +60,8 @@ def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:
         exclude_item_ids=check.ids("exclude_item_ids", request.exclude_item_ids),
         repeat=check.repeat(request.repeat, Repeat.MIX),
         strict=request.strict,
+        filter=check.filter(request),
+        allowed_item_ids=check.allowed(request),
     )
     check.user_for(query.repeat, has_user=query.user_id is not None)
     check.close()
@@ -71,6 +75,8 @@ def similar_query(request: wire.RecommendSimilarItemsRequest) -> SimilarQuery:
         item_id=check.id("item_id", request.item_id),
         limit=check.limit(request.limit if request.HasField("limit") else None),
         exclude_item_ids=check.ids("exclude_item_ids", request.exclude_item_ids),
+        filter=check.filter(request),
+        allowed_item_ids=check.allowed(request),
     )
     check.close()
     return query
@@ -83,8 +89,9 @@ def user_queries(request: wire.BatchRecommendForUsersRequest) -> list[UserQuery]
     limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(user_ids))
     excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
     repeat = check.repeat(request.repeat, Repeat.NEVER)
+    filter, allowed = check.filter(request), check.allowed(request)
     check.close()
-    return [UserQuery(user_id, limit, excluded, (), repeat, request.strict) for user_id in user_ids]
+    return [UserQuery(user_id, limit, excluded, (), repeat, request.strict, filter, allowed) for user_id in user_ids]
 
 
 def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]:
@@ -94,35 +101,45 @@ def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]
     limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(request.carts))
     excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
     repeat = check.repeat(request.repeat, Repeat.MIX)
+    filter, allowed = check.filter(request), check.allowed(request)
     check.user_for(repeat, has_user=all(cart.HasField("user_id") for cart in carts))
     queries = []
     for position, cart in enumerate(carts):
         item_ids = check.ids(f"carts[{position}].item_ids", cart.item_ids, least=1, most=MAX_CART_ITEMS)
         user_id = check.id(f"carts[{position}].user_id", cart.user_id) if cart.HasField("user_id") else None
-        queries.append(CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict))
+        queries.append(CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict, filter, allowed))
     check.close()
     return queries
+
+
+Restricted = (
+    wire.RecommendForUserRequest
+    | wire.RecommendForCartRequest
+    | wire.RecommendSimilarItemsRequest
+    | wire.BatchRecommendForUsersRequest
+    | wire.BatchRecommendForCartsRequest
+)
+"""The requests that say which items may come back."""
 
 
 class Check:
     """Collects what is wrong with one request. Methods return what to go on with; `close` raises."""
 
     def __init__(self) -> None:
-        self._violations: list[Violation] = []
+        self._violations = Violations()
 
     def close(self) -> None:
-        """Raise InvalidQuery with the first MAX_VIOLATIONS violations, if there were any."""
-        if self._violations:
-            raise InvalidQuery(self._violations)
+        """Raise InvalidQuery with the first violations, if there were any."""
+        self._violations.close()
 
     def id(self, field: str, value: str) -> str:
         """An id that must be there."""
         if not value:
-            self._add(field, f"is empty; expected an id of 1 to {MAX_ID_BYTES} bytes")
+            self._violations.add(field, f"is empty; expected an id of 1 to {MAX_ID_BYTES} bytes")
         elif (size := len(value.encode())) > MAX_ID_BYTES:
-            self._add(field, f"has {size:,} bytes; an id has at most {MAX_ID_BYTES}")
+            self._violations.add(field, f"has {size:,} bytes; an id has at most {MAX_ID_BYTES}")
         elif "\0" in value:
-            self._add(field, "holds a NUL character; ids are text without one")
+            self._violations.add(field, "holds a NUL character; ids are text without one")
         return value
 
     def ids(self, field: str, values: Sequence[str], *, least: int = 0, most: int | None = None) -> list[str]:
@@ -134,7 +151,7 @@ class Check:
         if ids and (not all(ids) or max(map(len, ids)) > MAX_ID_BYTES // 4 or "\0" in "".join(ids)):
             for position, each in enumerate(ids):
                 self.id(f"{field}[{position}]", each)
-                if len(self._violations) >= MAX_VIOLATIONS:
+                if self._violations.full:
                     break
         return ids
 
@@ -142,16 +159,16 @@ class Check:
         """The length of a list; False where it is wrong: then leave the list alone, 4 MiB hold millions of elements."""
         if least <= found <= most:
             return True
-        self._add(field, f"has {found:,} elements; expected {least} to {most:,}")
+        self._violations.add(field, f"has {found:,} elements; expected {least} to {most:,}")
         return False
 
     def limit(self, value: int | None, *, n_queries: int = 1) -> int:
         """How many items to answer, None where the request does not say."""
         limit = DEFAULT_LIMIT if value is None else value
         if not 1 <= limit <= MAX_LIMIT:
-            self._add("limit", f"is {limit:,}; expected 1 to {MAX_LIMIT:,}, or unset for {DEFAULT_LIMIT}")
+            self._violations.add("limit", f"is {limit:,}; expected 1 to {MAX_LIMIT:,}, or unset for {DEFAULT_LIMIT}")
         elif n_queries <= MAX_BATCH_QUERIES and n_queries * limit > MAX_BATCH_ANSWERS:
-            self._add(
+            self._violations.add(
                 "limit",
                 f"is {limit:,} for {n_queries:,} queries; their product may be {MAX_BATCH_ANSWERS:,} at most: "
                 "lower it or split the batch",
@@ -164,15 +181,21 @@ class Check:
             return default
         repeat = _REPEATS.get(value)  # enums of proto3 are open: the wire carries any number
         if repeat is None:
-            self._add("repeat", f"is {value}, which the enum Repeat does not name")
+            self._violations.add("repeat", f"is {value}, which the enum Repeat does not name")
             return default
         return repeat
 
     def user_for(self, repeat: Repeat, *, has_user: bool) -> None:
         """The user whose history Repeat.ONLY asks for; `engine.retrieval` refuses with the same words."""
         if repeat is Repeat.ONLY and not has_user:
-            self._add("repeat", "ONLY means items of the user's history: give a user_id")
+            self._violations.add("repeat", "ONLY means items of the user's history: give a user_id")
 
-    def _add(self, field: str, description: str) -> None:
-        if len(self._violations) < MAX_VIOLATIONS:
-            self._violations.append(Violation(field, description))
+    def filter(self, request: Restricted) -> Filter | None:
+        """Which items may come back by their attributes, None for all."""
+        if not request.HasField("filter"):
+            return None
+        return filter_messages.read(request.filter, "filter", self._violations)
+
+    def allowed(self, request: Restricted) -> tuple[str, ...]:
+        """The only items that may come back, none for all."""
+        return tuple(self.ids("allowed_item_ids", request.allowed_item_ids))

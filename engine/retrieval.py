@@ -1,6 +1,6 @@
 """A snapshot: one release loaded, checked and warmed, which answers queries by id until it is dropped.
 
-A snapshot never changes; publishing makes a new one and swaps the reference, so users, items, exclusions and index
+A snapshot never changes; publishing makes a new one and swaps the reference, so users, items, attributes and index
 always belong together. Ids become rows on the way in and ids again on the way out. Every answer has exactly min(limit,
 allowed items) items. Checked against brute force over the release's own arrays by tests/test_retrieval.py.
 """
@@ -15,25 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.attributes import read_attributes
+from engine.columns import column_of
 from engine.encoders import require_rows
 from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser, Violation
 from engine.ids import IdTable, StringTable, slots_for
-from engine.index import Found, Index
+from engine.index import Index
+from engine.masks import Masks
 from engine.parts import DensePart
 from engine.queries import Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
-from engine.release import INDEX_FILE, Release
+from engine.release import Release
+from engine.restrictions import NO_ROWS, Allowed, Restrictions, Rows
+from engine.scoring import Found
 
 TITLE = "title"
 _CANARY_TOLERANCE = 1e-4
 """Relative difference allowed between a canary's stored scores and those computed on another processor."""
-
-Rows = NDArray[np.int32]
-_NO_ROWS: Rows = np.empty(0, dtype=np.int32)
 _NO_VALUES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 
 class Snapshot:
-    """A release ready to answer. Thread-safe; holds only memory-mapped arrays and the FAISS index."""
+    """A release ready to answer. Thread-safe; holds memory-mapped arrays, the index, and what filters needed so far."""
 
     def __init__(self, release: Release) -> None:
         manifest = release.manifest
@@ -55,10 +57,14 @@ class Snapshot:
         self._popularity = release.array("items/popularity", np.int32, (n_items,))
         self._popular_rows = release.array("items/popular_rows", np.int32, (n_items,))
         self._available = release.array("items/available", np.bool_, (n_items,))
-        self._titles = _titles(release, n_items)
+        attributes = read_attributes(release, n_items)
+        masks = Masks({name: column_of(each, name) for name, each in attributes.items()}, n_items)
+        self._restrictions = Restrictions(self._items, masks)
+        titles = attributes.get(TITLE)
+        self._titles = titles if isinstance(titles, StringTable) else None
         self._encoder = part.encoder(release)
         item_vectors = self._encoder.item_vectors
-        self._index = Index(release.verified_path(INDEX_FILE), item_vectors, part.plan, self._available)
+        self._index = Index(release, item_vectors, part.plan, self._available)
         self._check_canaries(release)
 
     @classmethod
@@ -67,39 +73,40 @@ class Snapshot:
         return cls(Release(directory))
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
-        """What each user should see next. Raises UnknownUser for a strict query that cannot be personal."""
-        excluded = self._excluded(queries)
-        return self._answer([self._for_user(query, rows) for query, rows in zip(queries, excluded, strict=True)])
+        """What each user should see next. Raises InvalidQuery, UnknownUser for a strict one that cannot be personal."""
+        allowed = self._restrictions.of(queries)
+        return self._answer([self._for_user(query, each) for query, each in zip(queries, allowed, strict=True)])
 
     def recommend_for_carts(self, queries: Sequence[CartQuery]) -> list[Answer]:
         """What goes with each cart. Raises UnknownItem or UnknownUser for a strict query, InvalidQuery."""
-        excluded = self._excluded(queries)
-        return self._answer([self._for_cart(query, rows) for query, rows in zip(queries, excluded, strict=True)])
+        allowed = self._restrictions.of(queries)
+        return self._answer([self._for_cart(query, each) for query, each in zip(queries, allowed, strict=True)])
 
     def similar_items(self, query: SimilarQuery) -> Answer:
-        """Items like this one: the answer to a cart of it alone. Raises UnknownItem."""
+        """Items like this one: the answer to a cart of it alone. Raises UnknownItem, InvalidQuery."""
         row = self._items.row(query.item_id)
         if row < 0:
             raise UnknownItem(f"release {self.release_id} does not hold the item {query.item_id[:128]!r}")
         rows = np.array([row], dtype=np.int32)
-        excluded = _union(rows, self._known(query.exclude_item_ids)[0])
+        allowed = self._restrictions.of([query])[0].without(rows)
         vector = self._encoder.encode(rows, _ones(rows))
-        return self._answer([_Plan(query.limit, Source.SIMILAR, excluded, vector)])[0]
+        return self._answer([_Plan(query.limit, Source.SIMILAR, allowed, vector)])[0]
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """The title of each item, "" where it has none or is unknown."""
         rows = self._items.rows(item_ids).tolist()
         return ["" if self._titles is None or row < 0 else self._titles[row] for row in rows]
 
-    def _for_user(self, query: UserQuery, excluded: Rows) -> _Plan:
+    def _for_user(self, query: UserQuery, allowed: Allowed) -> _Plan:
         user = self._users.row(query.user_id)
         recent, unknown = self._known(query.recent_item_ids)
         rows, values = self._history(user)
         if len(recent):
             rows, values = _merge(rows, values, recent)
         if query.repeat is Repeat.NEVER:
-            excluded = _union(excluded, rows)
-        only = _only(query.repeat, rows[values > 0])
+            allowed = allowed.without(rows)
+        elif query.repeat is Repeat.ONLY:
+            allowed = allowed.among(rows[values > 0])
         if not (values > 0).any():
             # A stranger, or someone known for dislikes alone, whose vector is zero.
             if query.strict and user < 0:
@@ -107,11 +114,11 @@ class Snapshot:
                     f"release {self.release_id} does not hold the user {query.user_id[:128]!r}, "
                     "and no recent item is known"
                 )
-            return _Plan(query.limit, Source.POPULAR, excluded, None, only, unknown)
+            return _Plan(query.limit, Source.POPULAR, allowed, None, unknown)
         vector = self._encoder.encode(rows, values) if len(recent) else self._user_vectors[user]
-        return _Plan(query.limit, Source.PERSONAL, excluded, vector, only, unknown)
+        return _Plan(query.limit, Source.PERSONAL, allowed, vector, unknown)
 
-    def _for_cart(self, query: CartQuery, excluded: Rows) -> _Plan:
+    def _for_cart(self, query: CartQuery, allowed: Allowed) -> _Plan:
         cart, unknown = self._known(query.item_ids)
         user = -1 if query.user_id is None else self._users.row(query.user_id)
         if query.user_id is None and query.repeat is Repeat.ONLY:
@@ -121,71 +128,78 @@ class Snapshot:
         if query.strict and not len(cart):
             raise UnknownItem(f"release {self.release_id} holds none of the {len(query.item_ids):,} items of the cart")
         history, values = self._history(user)
-        excluded = _union(excluded, cart)
+        allowed = allowed.without(cart)
         if query.repeat is Repeat.NEVER:
-            excluded = _union(excluded, history)
-        only = _only(query.repeat, history[values > 0])
+            allowed = allowed.without(history)
+        elif query.repeat is Repeat.ONLY:
+            allowed = allowed.among(history[values > 0])
         if len(cart):
             vector = self._encoder.encode(cart, _ones(cart))
-            return _Plan(query.limit, Source.CART, excluded, vector, only, unknown)
+            return _Plan(query.limit, Source.CART, allowed, vector, unknown)
         if (values > 0).any():
-            return _Plan(query.limit, Source.PERSONAL, excluded, self._user_vectors[user], only, unknown)
-        return _Plan(query.limit, Source.POPULAR, excluded, None, only, unknown)
+            return _Plan(query.limit, Source.PERSONAL, allowed, self._user_vectors[user], unknown)
+        return _Plan(query.limit, Source.POPULAR, allowed, None, unknown)
 
     def _answer(self, plans: Sequence[_Plan]) -> list[Answer]:
-        """Search all vectors over the whole catalogue in one call; the rest is a few rows each."""
-        found: list[Found | None] = [plan.directly(self._index) for plan in plans]
-        for limit in {
-            plan.limit for plan, each in zip(plans, found, strict=True) if each is None and plan.vector is not None
-        }:
-            batch = [
-                i
-                for i, plan in enumerate(plans)
-                if found[i] is None and plan.vector is not None and plan.limit == limit
-            ]
+        """Search all vectors that ask for as much of the same items in one call; the rest is a few rows each."""
+        found: list[Found | None] = [self._directly(plan) for plan in plans]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for i, plan in enumerate(plans):
+            if found[i] is None:
+                alike.setdefault((plan.limit, id(plan.allowed.mask)), []).append(i)
+        for batch in alike.values():
             queries = np.stack([vector for i in batch if (vector := plans[i].vector) is not None])
-            excluded = [plans[i].excluded for i in batch]
-            for i, each in zip(batch, self._index.search(queries, limit, excluded), strict=True):
+            excluded = [plans[i].allowed.excluded for i in batch]
+            first = plans[batch[0]]
+            for i, each in zip(
+                batch, self._index.search(queries, first.limit, excluded, first.allowed.mask), strict=True
+            ):
                 found[i] = each
         answers = []
         for plan, answer in zip(plans, found, strict=True):
-            rows, scores = self._most_popular(plan) if answer is None else answer
+            rows, scores = answer or (NO_ROWS, _NO_VALUES)
             answers.append(Answer(self._items.take(rows), scores, plan.source, plan.unknown_item_ids))
         return answers
 
-    def _most_popular(self, plan: _Plan) -> Found:
-        """The first available rows of the popularity order that are not excluded."""
+    def _directly(self, plan: _Plan) -> Found | None:
+        """The answer where only a few rows are candidates, or popularity decides; None where vectors are searched."""
+        candidates = plan.allowed.candidates()
+        if plan.vector is None:
+            return self._most_popular(plan, candidates)
+        return None if candidates is None else self._index.best_of(plan.vector, plan.limit, candidates)
+
+    def _most_popular(self, plan: _Plan, candidates: Rows | None) -> Found:
+        """The first available rows of the popularity order that are allowed: of the candidates, None for all."""
+        if candidates is not None:
+            order = np.lexsort((candidates, -self._popularity[candidates]))
+            candidates = candidates[order]
+            chosen = candidates[self._available[candidates]][: plan.limit]
+            return chosen, self._popularity[chosen].astype(np.float32)
+        allowed = plan.allowed
         taken: list[Rows] = []
-        wanted, start, size = plan.limit, 0, plan.limit + len(plan.excluded) + 64
+        wanted, start, size = plan.limit, 0, plan.limit + len(allowed.excluded) + 64
         while wanted > 0 and start < len(self._popular_rows):
             rows = self._popular_rows[start : start + size]
-            rows = rows[self._available[rows] & ~np.isin(rows, plan.excluded)][:wanted]
+            shown = self._available[rows] if allowed.mask is None else self._available[rows] & allowed.mask[rows]
+            rows = rows[shown & ~np.isin(rows, allowed.excluded)][:wanted]
             taken.append(rows)
             wanted -= len(rows)
-            start += size
-        chosen = np.concatenate(taken) if taken else _NO_ROWS
+            start, size = start + size, 2 * size
+        chosen = np.concatenate(taken) if taken else NO_ROWS
         return chosen, self._popularity[chosen].astype(np.float32)
 
     def _history(self, user: int) -> tuple[Rows, NDArray[np.float32]]:
         if user < 0:
-            return _NO_ROWS, _NO_VALUES
+            return NO_ROWS, _NO_VALUES
         start, stop = self._history_starts[user], self._history_starts[user + 1]
         rows = self._history_rows[start:stop]
         require_rows(rows, len(self._items))
         return rows, self._history_values[start:stop]
 
-    def _excluded(self, queries: Sequence[UserQuery | CartQuery]) -> list[Rows]:
-        """The excluded rows of each query; a list that many queries of a batch share is looked up once."""
-        known: dict[int, Rows] = {}
-        for query in queries:
-            if id(query.exclude_item_ids) not in known:
-                known[id(query.exclude_item_ids)] = self._known(query.exclude_item_ids)[0]
-        return [known[id(query.exclude_item_ids)] for query in queries]
-
     def _known(self, item_ids: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of the known ids, ascending and unique, and the ids that are unknown, in their order."""
         if not item_ids:
-            return _NO_ROWS, ()
+            return NO_ROWS, ()
         rows = self._items.rows(item_ids)
         unknown = tuple(dict.fromkeys(item_ids[i] for i in np.flatnonzero(rows < 0).tolist()))
         return np.unique(rows[rows >= 0]), unknown
@@ -198,7 +212,7 @@ class Snapshot:
         for i, scores in enumerate(expected):
             cart = carts[starts[i] : starts[i + 1]]
             vector = self._encoder.encode(cart, _ones(cart))
-            found = self._index.scan(vector, len(scores), cart)[1]
+            found = self._index.exact(vector[np.newaxis], len(scores), [cart])[0][1]
             self._index.search(vector[np.newaxis], len(scores), [cart])
             if len(found) != len(scores) or not np.allclose(found, scores, rtol=_CANARY_TOLERANCE, atol=1e-6):
                 raise ReleaseCorrupt(
@@ -209,30 +223,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one query comes to: a vector to search with, or only a few candidates, or neither (popular)."""
+    """What one query comes to: a vector to search with, or none (popular), among what is allowed."""
 
     limit: int
     source: Source
-    excluded: Rows
+    allowed: Allowed
     vector: NDArray[np.float32] | None
-    only: Rows | None = None
     unknown_item_ids: tuple[str, ...] = ()
-
-    def directly(self, index: Index) -> Found | None:
-        """The answer where only a few rows are candidates; None where the catalogue must be searched."""
-        if self.only is None:
-            return None
-        rows = np.setdiff1d(self.only, self.excluded, assume_unique=True)
-        if self.vector is None:
-            return _NO_ROWS, _NO_VALUES
-        return index.best_of(self.vector, self.limit, rows)
-
-
-def _titles(release: Release, n_items: int) -> StringTable | None:
-    for i, attribute in enumerate(release.manifest["attributes"]):
-        if attribute["name"] == TITLE and attribute["kind"] == "text":
-            return StringTable.from_arrays(release.table(f"items/attributes/{i}", n_items))
-    return None
 
 
 def _merge(rows: Rows, values: NDArray[np.float32], added: Rows) -> tuple[Rows, NDArray[np.float32]]:
@@ -243,14 +240,6 @@ def _merge(rows: Rows, values: NDArray[np.float32], added: Rows) -> tuple[Rows, 
     places = np.searchsorted(union, added)
     merged[places] = np.maximum(merged[places], np.float32(1))
     return union.astype(np.int32), merged
-
-
-def _only(repeat: Repeat, rows: Rows) -> Rows | None:
-    return rows if repeat is Repeat.ONLY else None
-
-
-def _union(first: Rows, second: Rows) -> Rows:
-    return np.union1d(first, second).astype(np.int32) if len(second) else first
 
 
 def _ones(rows: Rows) -> NDArray[np.float32]:

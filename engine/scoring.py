@@ -7,21 +7,29 @@ to the last bit. Held against the definition by tests/test_scoring.py.
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit
+from numba import float32, int64, njit
 from numpy.typing import NDArray
 
 from engine.signatures import FASTMATH, float32_in, float32_out, float32_rows_in, int32_in, int64_out
+
+Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Rows and their scores, falling, ties to the smaller row."""
+
+
+@njit(float32(float32_in, float32_in), nogil=True, cache=True, fastmath=FASTMATH)
+def score_row(vector, query):  # type: ignore[no-untyped-def]
+    """vector . query in float32, both (d,)."""
+    total = np.float32(0)
+    for k in range(len(query)):
+        total += vector[k] * query[k]
+    return total
 
 
 @njit((float32_rows_in, int32_in, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
 def score_rows(vectors, rows, query, out):  # type: ignore[no-untyped-def]
     """out[i] = vectors[rows[i]] . query, in float32: vectors (n, d), rows (m,), query (d,), out (m,)."""
     for i in range(len(rows)):
-        vector = vectors[rows[i]]
-        total = np.float32(0)
-        for k in range(len(query)):
-            total += vector[k] * query[k]
-        out[i] = total
+        out[i] = score_row(vectors[rows[i]], query)
 
 
 @njit(int64(float32_in, int64_out), nogil=True, cache=True)
@@ -56,3 +64,11 @@ def best_of_rows(
     best = np.empty(min(k, len(rows)), dtype=np.int64)
     best = best[: top_positions(scores, best)]
     return rows[best], scores[best]
+
+
+def ordered(vectors: NDArray[np.float32], rows: NDArray[np.int32], query: NDArray[np.float32]) -> Found:
+    """Rows in the order of their scores."""
+    scores = np.empty(len(rows), dtype=np.float32)
+    score_rows(vectors, rows, query, scores)
+    order = np.lexsort((rows, -scores))
+    return rows[order], scores[order]

@@ -76,7 +76,7 @@ class Backend:
     def of(cls, directory: Path) -> Backend:
         """The real thing."""
         # Here, so that protocol, limits and errors can be tested and read about without loading FAISS.
-        from engine.index import use_one_thread
+        from engine.libraries import use_one_thread
         from engine.repository import Repository
         from engine.retrieval import Snapshot
 

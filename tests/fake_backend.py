@@ -64,7 +64,8 @@ class FakeSnapshot:
         self.asked.append(query)
         self.meanwhile()
         excluded = {*hidden, *query.exclude_item_ids}
-        item_ids = [each for each in ITEMS if each not in excluded][: query.limit]
+        allowed = query.allowed_item_ids or ITEMS
+        item_ids = [each for each in ITEMS if each in allowed and each not in excluded][: query.limit]
         if getattr(query, "repeat", None) is Repeat.ONLY:
             item_ids = item_ids[:3]
         return Answer(item_ids, np.linspace(1, 0, len(item_ids), dtype=np.float32), source)

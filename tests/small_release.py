@@ -5,7 +5,7 @@ the stored histories (tests/reference.py), so a fold-in that gives them back is 
 items are copies of one another, a zero vector and sold-out items; among the users one who only disliked and one who has
 all.
 
-`python tests/small_release.py DIR` writes the golden release; tests/data/golden_v1 was made so, once, and never again:
+`python tests/small_release.py DIR` writes the golden release; tests/data/golden_v2 was made so, once, and never again:
 tests/test_release.py reads it for as long as format version 1 is read.
 """
 
@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import reference
 
-from engine.calibration import add_measured_index, canary_scores, cart_queries, user_queries
+from engine.attributes import Attribute, Dates, Lists, add_attributes
+from engine.calibration import add_measured_index, canary_scores
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
-from engine.index import IndexPlan
+from engine.measurement import cart_queries, user_queries
+from engine.plan import IndexPlan
 from engine.release import Draft
 from engine.repository import Repository
 
@@ -31,6 +33,7 @@ COPIES = ((10, 3), (11, 3), (12, 4), (13, 5), (30, 3))
 """(row, the row whose vector it has)."""
 ZERO_ROW, SOLD_OUT_ROWS = 14, (1, 5, 17, 30, 42, 59)
 DISLIKES_USER, EVERYTHING_USER = "u37", "u38"
+TAGS = ("new", "blue", "fragile")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Shop:
     values: np.ndarray
     available: np.ndarray
     carts: tuple[np.ndarray, np.ndarray]
-    attributes: dict[str, StringTable | np.ndarray]
+    attributes: dict[str, Attribute]
 
 
 def small_shop(n_users=40, n_items=60, factors=8, seed=0):
@@ -86,6 +89,8 @@ def small_shop(n_users=40, n_items=60, factors=8, seed=0):
             "category": StringTable.of(("cups", "plates", "", "lamps")[row % 4] for row in range(n_items)),
             "price": np.where(np.arange(n_items) % 9 == 8, np.nan, np.arange(n_items) * 0.25 + 1),
             "giftable": np.arange(n_items) % 3 == 0,
+            "added": Dates(np.where(np.arange(n_items) % 5 == 4, np.nan, 1.7e9 + 86_400.0 * np.arange(n_items))),
+            "tags": lists_of([TAGS[: row % 4] if row % 2 else TAGS[row % 3 :] for row in range(n_items)]),
         },
     )
 
@@ -107,7 +112,7 @@ def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=
         draft.add_array("items/popularity", popularity)
         draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
         draft.add_array("items/available", shop.available)
-        attributes = _add_attributes(draft, shop.attributes)
+        attributes = add_attributes(draft, shop.attributes)
         draft.add_array("parts/0/user_vectors", shop.user_vectors)
         draft.add_array("parts/0/item_vectors", shop.item_vectors)
         draft.add_array("parts/0/spectrum", shop.spectrum)
@@ -118,13 +123,22 @@ def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=
         return repository.publish(draft, _fields(shop, index, attributes), promote=promote)
 
 
+def lists_of(lists):
+    """Lists of texts as a release holds them."""
+    starts = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+    return Lists(starts, StringTable.of(text for texts in lists for text in texts))
+
+
 def write_golden(root):
-    """Write the release that tests/data/golden_v1 holds, and a CURRENT that names it."""
+    """Write the release that tests/data/golden_v2 holds, and a CURRENT that names it.
+
+    The shop is golden_v1's too; a graph makes the release hold a FAISS index beside the table.
+    """
     shop = small_shop(n_users=6, n_items=16, factors=3, seed=1)
     names = ["teacup", "saucer", "чайник", "湯呑み", "spoon", "café ☕", "0123", "lamp", "mug", "plate"]
     shop.item_ids[: len(names)] = names
     shop.user_ids[:3] = ["ann", "борис", "陳"]
-    return publish(Repository(root), shop, draft=Draft(root, GOLDEN_ID), promised_recall=0.99)
+    return publish(Repository(root), shop, draft=Draft(root, GOLDEN_ID), plan=IndexPlan("HNSW4"), promised_recall=0.99)
 
 
 def _raw_vectors(n_items, factors, generator):
@@ -162,15 +176,6 @@ def _histories(n_users, n_items, generator):
 def _rows_of(lists):
     starts = np.cumsum([0, *map(len, lists)]).astype(np.int64)
     return starts, np.concatenate(lists).astype(np.int32)
-
-
-def _add_attributes(draft, attributes):
-    described = []
-    for i, (name, column) in enumerate(attributes.items()):
-        text = isinstance(column, StringTable)
-        described.append({"name": name, "kind": "text" if text else "boolean" if column.dtype == bool else "number"})
-        (draft.add_arrays if text else draft.add_array)(f"items/attributes/{i}", column.arrays() if text else column)
-    return described
 
 
 def _fields(shop, index, attributes):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 from small_release import ENCODER, publish, small_shop
 
-from engine.calibration import Queries, canary_scores, cart_queries, rebuild_index
+from engine.calibration import canary_scores, check_index, rebuild_index
 from engine.encoders import RidgeEncoder
 from engine.errors import IndexUnsupported, RecallNotReached, ReleaseCorrupt, ReleaseNotFound
-from engine.index import IndexPlan
+from engine.measurement import Queries, cart_queries, parts_of
+from engine.plan import IndexPlan
 from engine.queries import CartQuery, UserQuery
-from engine.release import INDEX_FILE, MANIFEST
+from engine.release import INDEX_FILE, MANIFEST, Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
 
@@ -39,7 +41,7 @@ def names_of_everything(repository):
 
 def test_the_manifest_tells_the_promise_and_what_was_measured_of_each_kind_of_query(large_repository):
     index = Snapshot.open(large_repository.current_path()).manifest["index"]
-    assert (index["factory"], index["search_parameters"], index["promised_recall"]) == ("Flat", "", 1.0)
+    assert (index["factory"], index["search_parameters"], index["promised_recall"]) == ("Pruned", "", 1.0)
     assert sorted(index["measured"]) == ["cart", "user"]
     assert [index["measured"][kind]["queries"] for kind in ("user", "cart")] == [40, 10]
     for measured in index["measured"].values():
@@ -67,7 +69,7 @@ def test_a_kind_of_query_that_misses_the_promise_is_not_hidden_by_another(large_
     def recall_by_kind(index, queries, k, excluded):
         return np.full(len(queries), 1.0 if len(queries) == len(large_shop.user_vectors) else 0.5)
 
-    monkeypatch.setattr("engine.calibration.measure_recall", recall_by_kind)
+    monkeypatch.setattr("engine.measurement.recalls", recall_by_kind)
     with pytest.raises(RecallNotReached, match="10 cart queries"):
         publish(Repository(tmp_path), large_shop, promised_recall=0.6)
 
@@ -75,7 +77,7 @@ def test_a_kind_of_query_that_misses_the_promise_is_not_hidden_by_another(large_
 def test_the_promise_is_held_at_the_lower_bound_and_not_at_the_mean(large_shop, tmp_path, monkeypatch):
     # The mean is .9; over 10 carts the lower bound is .9 - 1.645 * .3 / sqrt(10) = .744.
     monkeypatch.setattr(
-        "engine.calibration.measure_recall",
+        "engine.measurement.recalls",
         lambda index, queries, k, excluded: (np.arange(len(queries)) % 10 > 0) * 1.0,
     )
     publish(Repository(tmp_path), large_shop, promised_recall=0.74)
@@ -98,9 +100,8 @@ def test_a_rebuilt_index_makes_a_new_release_that_differs_in_nothing_else(large_
     assert after["index_of"] == old
     assert after["index"] == index
     assert index["factory"] == "HNSW32"
-    assert before["files"].keys() == after["files"].keys()
-    assert {name for name in before["files"] if before["files"][name] != after["files"][name]} == {INDEX_FILE}
-    for name in before["files"].keys() - {INDEX_FILE}:
+    assert after["files"].keys() - before["files"].keys() == {INDEX_FILE}
+    for name in before["files"]:
         old_file, new_file = (large_repository.path(release_id) / name for release_id in (old, new))
         assert old_file.read_bytes() == new_file.read_bytes()
 
@@ -189,7 +190,30 @@ def test_the_recall_of_users_is_measured_with_their_histories_left_out(large_sho
         asked[len(queries)] = [rows.tolist() for rows in excluded]
         return np.ones(len(queries))
 
-    monkeypatch.setattr("engine.calibration.measure_recall", keep)
+    monkeypatch.setattr("engine.measurement.recalls", keep)
     publish(Repository(tmp_path), large_shop)
     starts = large_shop.indptr
     assert asked[40] == [large_shop.indices[starts[u] : starts[u + 1]].tolist() for u in range(40)]
+
+
+def test_a_check_measures_other_queries_and_tells_a_broken_promise(large_shop, tmp_path):
+    repository = Repository(tmp_path)
+    release = Release(repository.path(publish(repository, large_shop, promised_recall=0.99)))
+    assert {kind: found.lower for kind, found in check_index(release, 1)} == {"user": 1.0, "cart": 1.0}
+    lucky = publish(repository, large_shop, plan=CRIPPLED, promised_recall=0.0)
+    release = Release(repository.path(lucky))
+    release.manifest = {**release.manifest, "index": {**release.manifest["index"], "promised_recall": 0.99}}
+    with pytest.raises(RecallNotReached, match=r"user queries .* 0\.99 was promised\. Rebuild it"):
+        list(check_index(release, 1))
+
+
+def test_carts_of_a_check_are_parts_of_histories_without_what_is_disliked():
+    starts, rows = np.array([0, 3, 3, 30]), np.arange(30, dtype=np.int32)
+    liked = rows % 2 == 0
+    for seed in range(5):
+        cuts, items = parts_of((starts, rows), liked, seed)
+        carts = [items[a:b].tolist() for a, b in itertools.pairwise(cuts)]
+        assert len(carts) == 2
+        assert all(1 <= len(cart) <= 10 and cart == sorted(set(cart)) for cart in carts)
+        assert all(row % 2 == 0 for cart in carts for row in cart)
+        assert all(max(cart) < 3 or min(cart) >= 3 for cart in carts)

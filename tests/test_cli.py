@@ -60,6 +60,8 @@ def test_the_version_is_the_packages(capsys):
         (["index", "--releases", "nowhere"], 1, "no live release"),
         (["index", "--releases", "nowhere", "--recall", "1.5"], 2, "at most 1"),
         (["query", "user", "a", "b"], 2, "takes one id"),
+        (["query", "user", "a", "--filter", "category in (cups)"], 2, "is not the JSON of a filter"),
+        (["query", "user", "a", "--filter", "{}"], 2, "filter: is empty"),
         (["query", "user", "a", "--address", "127.0.0.1:1", "--timeout-seconds", "1"], 1, "127.0.0.1:1"),
         (["train", "nowhere.csv", "--releases", "nowhere"], 1, "nowhere.csv"),
         (["train", "nowhere.csv", "--releases", "nowhere", "--event-weights", "view"], 2, "KIND=NUMBER"),
@@ -120,7 +122,7 @@ def test_help_and_a_client_load_neither_faiss_nor_what_training_needs():
 def test_a_server_loads_nothing_that_only_training_needs():
     script = (
         "import sys, engine.server, engine.retrieval, engine.calibration\n"
-        "print(sorted({'duckdb', 'pyarrow', 'rich', 'threadpoolctl', 'trainer'} & set(sys.modules)))"
+        "print(sorted({'duckdb', 'pyarrow', 'rich', 'trainer'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"

@@ -6,6 +6,7 @@ import datetime
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from nearcart.v1 import recommendation_pb2_grpc
 
 from engine.client import Cart, Client, Recommendations, ReleaseInfo
 from engine.errors import ClientError, ServerError
+from engine.filters import All, AnyOf, Not, Range
 from engine.queries import CartQuery, Repeat, SimilarQuery, Source, UserQuery
 
 
@@ -69,6 +71,30 @@ def test_every_option_of_a_similar_question_arrives(client: Client, snapshot: Fa
     answer = client.similar_items("item 0", limit=1, exclude_item_ids=["item 1"], titles=True)
     assert snapshot.asked == [SimilarQuery("item 0", 1, ["item 1"])]
     assert answer == Recommendations(("item 2",), (1.0,), Source.SIMILAR, "release 1", (), ("ITEM 2",))
+
+
+CHEAP_CUPS = All([AnyOf("category", ["cups"]), Not(Range("price", min=10))])
+RESTRICTED: dict[str, Any] = {"filter": CHEAP_CUPS, "allowed_item_ids": ("item 3", "item 4")}
+
+
+def test_a_filter_and_an_allow_list_arrive_with_every_question(client: Client, snapshot: FakeSnapshot) -> None:
+    answers = [
+        client.recommend_for_user("user 1", **RESTRICTED),
+        client.recommend_for_cart(["item 0"], **RESTRICTED),
+        client.similar_items("item 0", **RESTRICTED),
+        *client.recommend_for_users(["user 1"], **RESTRICTED),
+        *client.recommend_for_carts([Cart(["item 0"])], **RESTRICTED),
+    ]
+    assert [answer.item_ids for answer in answers] == [("item 3", "item 4")] * 5
+    assert [(query.filter, query.allowed_item_ids) for query in snapshot.asked] == [
+        (CHEAP_CUPS, ("item 3", "item 4"))
+    ] * 5
+
+
+@pytest.mark.parametrize("filter", ["category in (cups)", AnyOf(7, ["a"]), Range("price", min="cheap"), Not(None)])  # type: ignore[arg-type]
+def test_what_is_no_filter_is_refused_before_anything_is_sent(filter: Any) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(ClientError, match="cannot be put into a message"):
+        client.recommend_for_user("user 1", filter=filter)
 
 
 def test_what_is_not_given_is_left_to_the_server(client: Client, snapshot: FakeSnapshot) -> None:

@@ -147,7 +147,7 @@ def test_every_make_target_that_a_page_names_exists():
 def test_every_command_that_a_page_shows_exists_and_has_its_flags():
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for name, rest in re.findall(r"^(?:    |\$ )?nearcart ([a-z]+)\b(.*)$", text, re.MULTILINE):
+        for name, rest in re.findall(r"^(?:    |\$ )?nearcart ([a-z-]+)\b(.*)$", text, re.MULTILINE):
             assert name in commands(), f"{page.name}: nearcart {name}"
             given = set(re.findall(r"(?<=\s)--[a-z-]+", rest.split("#")[0]))
             known = {option for action in flags(name).values() for option in action.option_strings}

@@ -45,3 +45,21 @@ def test_rows_that_are_no_items_are_refused(encoder, row):
 def test_a_damaged_weight_is_refused(encoder):
     with pytest.raises(ReleaseCorrupt, match="not finite"):
         encoder.encode(np.array([3], dtype=np.int32), np.array([np.nan], dtype=np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 5, 6, 20])
+def test_the_shares_of_a_history_are_its_definition_and_add_up_to_each_score(encoder, size):
+    generator = np.random.default_rng(size)
+    rows = np.sort(generator.choice(40, size, replace=False)).astype(np.int32)
+    values = generator.uniform(-1, 2, size).astype(np.float32)
+    others = np.arange(0, 40, 3, dtype=np.int32)
+    found = encoder.shares(rows, values, others)
+    vectors = encoder.item_vectors.astype(np.float64)
+    weights, targets = np.abs(values).astype(np.float64), values > 0
+    penalty = reference.row_penalty(size, A0, REGULARIZATION, EXPONENT, 40)
+    matrix = A0 * vectors.T @ vectors + penalty * np.eye(6) + vectors[rows].T @ (weights[:, np.newaxis] * vectors[rows])
+    expected = vectors[others] @ np.linalg.solve(matrix, vectors[rows].T) * (weights * targets)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    scores = encoder.item_vectors[others] @ encoder.encode(rows, values)
+    np.testing.assert_allclose(found.sum(axis=1), scores, rtol=1e-3, atol=1e-5)
+    assert not found[:, values < 0].any()

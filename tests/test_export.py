@@ -19,8 +19,8 @@ from engine.calibration import rebuild_index
 from engine.cli import main
 from engine.errors import PublishFailed, ReleaseCorrupt, UsageError
 from engine.ids import IdTable
-from engine.index import IndexPlan
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS
+from engine.plan import IndexPlan
 from engine.queries import Repeat, Source, UserQuery
 from engine.release import Draft, Release
 from engine.repository import Repository

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.ids import IdTable, StringTable, slots_for
+from engine.ids import IdTable, StringTable, distinct, slots_for
 
 WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 
@@ -50,6 +50,25 @@ def test_taken_strings_come_in_the_order_asked_for(strings, data):
     rows = data.draw(st.lists(st.integers(0, len(strings) - 1), max_size=20)) if strings else []
     assert table.take(np.array(rows, dtype=np.int32)) == [strings[row] for row in rows]
     assert len(table) == len(strings)
+
+
+@given(st.lists(st.text(max_size=5) | st.just("\0"), max_size=150), st.data())
+def test_tables_of_few_or_many_strings_hold_them_whatever_they_are(strings, data):
+    strings = [string.encode(errors="ignore").decode() for string in strings * data.draw(st.integers(1, 20))]
+    table = StringTable.of(iter(strings))
+    assert [table[row] for row in range(len(table))] == strings
+    assert table.offsets.dtype == np.int64
+    rows = np.arange(len(strings))[:: data.draw(st.sampled_from([-1, 1, 3]))]
+    selected = table.select(rows)
+    assert [selected[row] for row in range(len(selected))] == [strings[row] for row in rows]
+
+
+@given(st.lists(ids, max_size=80))
+def test_strings_that_differ_are_numbered_in_the_order_they_first_stand_in(strings):
+    table, which = distinct(StringTable.of(strings))
+    assert [table[row] for row in range(len(table))] == list(dict.fromkeys(strings))
+    assert [table[row] for row in which.tolist()] == strings
+    assert table.rows(strings).tolist() == which.tolist()
 
 
 def test_ids_that_begin_alike_or_are_cut_short_are_different_ids():

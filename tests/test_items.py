@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.attributes import Dates, Lists, kind_of
 from engine.ids import IdTable, StringTable
 from trainer.errors import ColumnMissing, ItemsError
 from trainer.events import EventColumns
@@ -161,3 +165,76 @@ def test_the_last_row_of_an_item_counts_across_files_of_any_columns(tmp_path: Pa
     items = read_items(str(tmp_path), CATALOGUE)
     assert "new" in texts(items, "title")
     assert "mid" not in texts(items, "title")
+
+
+def dates(items: Items, name: str) -> list[str | None]:
+    column = items.attributes[name]
+    assert isinstance(column, Dates)
+    assert column.seconds.dtype == np.float64
+    return [
+        None if math.isnan(each) else datetime.datetime.fromtimestamp(each, datetime.UTC).isoformat()
+        for each in column.seconds.tolist()
+    ]
+
+
+def lists(items: Items, name: str) -> list[list[str]]:
+    column = items.attributes[name]
+    assert isinstance(column, Lists)
+    starts = column.starts.tolist()
+    return [[column.texts[place] for place in range(start, stop)] for start, stop in itertools.pairwise(starts)]
+
+
+def test_dates_and_lists_are_known_by_their_form_in_csv_and_json(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text(
+        "item_id,added,seen,tags,almost\n"
+        'tea,2026-11-22,2026-11-22T07:00:00+02:00,"[""green"", ""hot"", """", null, 7]",2026-11-22\n'
+        "cup,2026-01-02 03:04,2026-11-22T07:00:00.25Z,[],2026-13-22\n"
+        "pot,,,,\n"
+    )
+    (tmp_path / "items.jsonl").write_text(
+        '{"item_id": "tea", "added": "2026-11-22", "seen": "2026-11-22T07:00:00+02:00", "almost": "2026-11-22",'
+        ' "tags": ["green", "hot", "", null, 7]}\n'
+        '{"item_id": "cup", "added": "2026-01-02 03:04", "seen": "2026-11-22 07:00:00.25Z",'
+        ' "almost": "x", "tags": []}\n'
+        '{"item_id": "pot"}\n'
+    )
+    for name in ("items.csv", "items.jsonl"):
+        items = read_items(str(tmp_path / name), CATALOGUE)
+        assert dates(items, "added") == ["2026-11-22T00:00:00+00:00", "2026-01-02T03:04:00+00:00", None, None]
+        assert dates(items, "seen") == ["2026-11-22T05:00:00+00:00", "2026-11-22T07:00:00.250000+00:00", None, None]
+        assert lists(items, "tags") == [["green", "hot", "7"], [], [], []]
+        assert kind_of(items.attributes["almost"]) == "text"
+
+
+def test_dates_and_lists_are_known_by_their_type_in_parquet(tmp_path: Path) -> None:
+    moment = datetime.datetime(2026, 11, 22, 7, tzinfo=datetime.UTC)
+    table = pa.table(
+        {
+            "item_id": ["cup", "tea", "elsewhere"],
+            "added": pa.array([moment.date(), None, moment.date()]),
+            "seen": pa.array([moment, moment, None], pa.timestamp("us", "UTC")),
+            "naive": pa.array([moment.replace(tzinfo=None)] * 3, pa.timestamp("ns")),
+            "tags": [["a", None, "b"], None, ["c"]],
+            "sizes": [[36, 37], [], [38]],
+            "category": [["ware", "gifts"], ["drinks"], []],
+            "said": ["2026-11-22", '["a"]', "x"],
+        }
+    )
+    pq.write_table(table, tmp_path / "items.parquet")
+    items = read_items(str(tmp_path / "items.parquet"), CATALOGUE)
+    assert dates(items, "added") == [None, "2026-11-22T00:00:00+00:00", None, None]
+    assert dates(items, "seen") == [moment.isoformat(), moment.isoformat(), None, None]
+    assert dates(items, "naive") == [moment.isoformat(), moment.isoformat(), None, None]
+    assert lists(items, "tags") == [[], ["a", "b"], [], []]
+    assert lists(items, "sizes") == [[], ["36", "37"], [], []]
+    assert lists(items, "category") == [["drinks"], ["ware", "gifts"], [], []]
+    assert texts(items, "said") == ['["a"]', "2026-11-22", "", ""]
+
+
+def test_a_column_of_dates_or_lists_may_be_all_empty(tmp_path: Path) -> None:
+    schema = pa.schema([("item_id", pa.string()), ("added", pa.date32()), ("tags", pa.list_(pa.string()))])
+    for rows in ([], [{"item_id": "cup"}]):
+        pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "items.parquet")
+        items = read_items(str(tmp_path / "items.parquet"), CATALOGUE)
+        assert dates(items, "added") == [None] * 4
+        assert lists(items, "tags") == [[]] * 4

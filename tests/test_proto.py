@@ -14,10 +14,10 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from nearcart.v1 import admin_pb2, recommendation_pb2
 
-from engine import queries
+from engine import filters, queries
 from engine.ids import MAX_ID_BYTES
-from engine.requests import MAX_VIOLATIONS
 from engine.statuses import INTERNAL, STATUSES, UNDECODABLE
+from engine.violations import MAX_VIOLATIONS
 
 ROOT = Path(__file__).parent.parent
 PROTO = ROOT / "proto"
@@ -42,10 +42,10 @@ def test_buf_finds_nothing_to_complain_about(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "replacement", "complaint"),
     [
-        ("  // 7 is kept for attribute filters.\n", "  // Which items may come back.\n  string filter = 7;\n", ""),
+        ("  bool strict = 6;\n", "  bool strict = 6;\n  // Which shop.\n  string shop = 10;\n", ""),
         ("bool strict = 6;", "bool exact = 6;", 'Field "6" with name "exact"'),
     ],
-    ids=["attribute filters may be added", "a field may not be renamed"],
+    ids=["a field may be added", "a field may not be renamed"],
 )
 def test_the_wire_may_grow_but_not_break(tmp_path: Path, found: str, replacement: str, complaint: str) -> None:
     """What a later change must keep to, by `buf breaking` with the contract of today as the baseline."""
@@ -93,6 +93,11 @@ def test_nothing_above_the_generated_code_is_a_regular_package() -> None:
         f"limit exceed {queries.MAX_BATCH_ANSWERS}.",
         f"1 to {MAX_ID_BYTES} bytes",
         f"the first {MAX_VIOLATIONS} of them",
+        f"at most {filters.MAX_FILTER_CONDITIONS} conditions",
+        f"1 to {filters.MAX_FILTER_CONDITIONS - 1}; none or more get",
+        f"{filters.MAX_FILTER_DEPTH} within one another",
+        f"at most {filters.MAX_FILTER_VALUES} values in all",
+        f"1 to {filters.MAX_FILTER_VALUES} of 1 to {filters.MAX_TEXT_BYTES} bytes",
     ],
 )
 def test_comments_quote_the_limits_of_the_code(text: str) -> None:
@@ -100,15 +105,15 @@ def test_comments_quote_the_limits_of_the_code(text: str) -> None:
     assert text in comments
 
 
-def test_attribute_filters_have_a_place_kept_in_every_question() -> None:
-    file = recommendation_pb2.DESCRIPTOR
-    text = (PROTO / "nearcart/v1/recommendation.proto").read_text()
-    # A reserved number or name could not be taken later: buf holds that reservations stay.
-    assert "reserved" not in text
-    questions = [message for name, message in file.message_types_by_name.items() if "limit" in message.fields_by_name]
+def test_every_question_is_restricted_alike() -> None:
+    messages = recommendation_pb2.DESCRIPTOR.message_types_by_name
+    questions = [message for message in messages.values() if "limit" in message.fields_by_name]
     assert len(questions) == 5
-    assert all(7 not in message.fields_by_number for message in questions)
-    assert text.count("// 7 is kept for attribute filters.") == 5
+    for question in questions:
+        fields = {name: field.number for name, field in question.fields_by_name.items()}
+        assert (fields["exclude_item_ids"], fields["filter"], fields["allowed_item_ids"]) == (3, 7, 9)
+    # A reserved number or name could not be taken later: buf holds that reservations stay.
+    assert "reserved" not in (PROTO / "nearcart/v1/recommendation.proto").read_text()
 
 
 def test_every_answer_carries_the_same_columns() -> None:

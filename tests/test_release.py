@@ -18,13 +18,15 @@ from engine.release import INDEX_FILE, MANIFEST, Draft, Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
 
-GOLDEN = Path(__file__).parent / "data" / "golden_v1"
+DATA = Path(__file__).parent / "data"
+VERSIONS = (1, 2)
+GOLDEN = DATA / "golden_v2"
 FILES = sorted(json.loads((GOLDEN / GOLDEN_ID / MANIFEST).read_text(encoding="utf-8"))["files"])
 
 
 @pytest.fixture
 def directory(tmp_path):
-    """A copy of the golden release, to break."""
+    """A copy of the newest golden release, to break."""
     return shutil.copytree(GOLDEN / GOLDEN_ID, tmp_path / GOLDEN_ID)
 
 
@@ -58,23 +60,26 @@ def replace_file(directory, name, write):
     rewrite(directory, vouch)
 
 
-# The golden release: these numbers never change while format version 1 is read.
+# The golden releases of one shop: these numbers never change while their format versions are read.
 
 
-def test_the_golden_release_is_sound_and_live():
-    repository = Repository(GOLDEN)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_golden_release_is_sound_and_live(version):
+    repository = Repository(DATA / f"golden_v{version}")
     assert repository.current() == GOLDEN_ID
     repository.verify(GOLDEN_ID)
     (summary,) = repository.summaries()
     assert (summary.release_id, summary.problem, summary.is_current) == (GOLDEN_ID, None, True)
 
 
-def test_the_golden_release_says_what_it_is():
-    snapshot = Snapshot.open(GOLDEN / GOLDEN_ID)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_golden_release_says_what_it_is(version):
+    snapshot = Snapshot.open(DATA / f"golden_v{version}" / GOLDEN_ID)
     assert snapshot.release_id == GOLDEN_ID
-    assert snapshot.manifest["format_version"] == 1
+    assert snapshot.manifest["format_version"] == version
     assert snapshot.manifest["sizes"] == {"users": 6, "items": 16, "entries": 30, "events": 60}
-    assert [each["name"] for each in snapshot.manifest["attributes"]] == ["title", "category", "price", "giftable"]
+    names = ["title", "category", "price", "giftable", *(["added", "tags"] if version > 1 else [])]
+    assert [each["name"] for each in snapshot.manifest["attributes"]] == names
     assert snapshot.titles(["teacup", "чайник", "0123", "gone"]) == ["Tasse № 0", "Tasse № 2", "", ""]
 
 
@@ -117,10 +122,11 @@ GOLDEN_ANSWERS = {
 }
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", GOLDEN_ANSWERS)
-def test_the_golden_release_answers_as_on_its_first_day(name):
+def test_a_golden_release_answers_as_on_its_first_day(name, version):
     ask, source, expected = GOLDEN_ANSWERS[name]
-    answer = ask(Snapshot.open(GOLDEN / GOLDEN_ID))
+    answer = ask(Snapshot.open(DATA / f"golden_v{version}" / GOLDEN_ID))
     assert answer.source is source
     assert answer.item_ids == list(expected)
     np.testing.assert_allclose(answer.scores, list(expected.values()), rtol=1e-4, atol=1e-6)
@@ -133,8 +139,9 @@ GOLDEN_HISTORIES = [
 ]
 
 
-def test_the_golden_release_still_knows_each_history():
-    snapshot = Snapshot.open(GOLDEN / GOLDEN_ID)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_golden_release_still_knows_each_history(version):
+    snapshot = Snapshot.open(DATA / f"golden_v{version}" / GOLDEN_ID)
     seen = snapshot.recommend_for_users([UserQuery(user, 100, repeat=Repeat.ONLY) for user in ("ann", "борис", "陳")])
     assert [sorted(answer.item_ids) for answer in seen] == GOLDEN_HISTORIES
 
@@ -204,6 +211,20 @@ def test_a_flipped_bit_in_the_index_is_found_before_faiss_reads_it(directory, mo
         Snapshot.open(directory)
 
 
+def test_a_flipped_bit_in_the_table_is_found_before_it_costs_answers(directory):
+    flip(directory / "index" / "errors.npy")
+    with pytest.raises(ReleaseCorrupt, match=r"errors\.npy has SHA-256"):
+        Snapshot.open(directory)
+
+
+def test_a_table_that_names_rows_that_are_not_there_is_refused(directory):
+    order = np.load(directory / "index" / "order.npy")
+    order[3] = 16
+    replace_file(directory, "index/order.npy", lambda path: np.save(path, order))
+    with pytest.raises(ReleaseCorrupt, match="names rows outside the 16 of the release"):
+        Snapshot.open(directory)
+
+
 def test_a_directory_without_a_manifest_is_no_release(tmp_path):
     with pytest.raises(ReleaseCorrupt, match="has no manifest"):
         Release(tmp_path)
@@ -228,8 +249,8 @@ def test_a_manifest_that_is_something_else_is_refused(directory, content):
 
 def test_a_later_format_is_told_from_damage_whatever_its_checksum(directory):
     content = json.loads((directory / MANIFEST).read_bytes())
-    (directory / MANIFEST).write_text(json.dumps({**content, "format_version": 2, "checksum": "by another rule"}))
-    with pytest.raises(ReleaseIncompatible, match="of format version 2"):
+    (directory / MANIFEST).write_text(json.dumps({**content, "format_version": 3, "checksum": "by another rule"}))
+    with pytest.raises(ReleaseIncompatible, match="of format version 3"):
         Release(directory)
 
 
@@ -252,10 +273,10 @@ def test_an_index_without_its_factory_is_refused(directory):
         Snapshot.open(directory)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_version_is_refused_by_name(directory, version):
     rewrite(directory, lambda manifest: manifest.update(format_version=version))
-    with pytest.raises(ReleaseIncompatible, match=f"of format version {version}; this program reads version 1"):
+    with pytest.raises(ReleaseIncompatible, match=f"of format version {version}; this program reads versions 1 and 2"):
         Release(directory)
 
 
@@ -310,7 +331,7 @@ def test_parts_that_this_program_cannot_serve_are_refused(directory, parts):
         Snapshot.open(directory)
 
 
-READ_WHEN_OPENING = [name for name in FILES if name.endswith(".npy") and "attributes/" not in name]
+READ_WHEN_OPENING = [name for name in FILES if name.endswith(".npy")]
 
 
 @pytest.mark.parametrize("name", READ_WHEN_OPENING)

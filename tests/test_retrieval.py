@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+import made_filters
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+import reference_filters
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_release import COPIES, DISLIKES_USER, ENCODER, EVERYTHING_USER, SOLD_OUT_ROWS, ZERO_ROW, publish, small_shop
 
+from engine import restrictions
 from engine.encoders import RidgeEncoder
 from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser
-from engine.index import IndexPlan
+from engine.filters import All, AnyOf, Exists, Not, Range
+from engine.ids import IdTable
+from engine.plan import IndexPlan
 from engine.queries import CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.repository import Repository
 from engine.retrieval import Snapshot
@@ -21,6 +26,13 @@ from engine.retrieval import Snapshot
 Served = namedtuple("Served", "shop snapshot exact")
 Expected = namedtuple("Expected", "source vector excluded only unknown")
 """What a query comes to: a float64 vector (None: popularity) and sets of rows (only, None: all)."""
+
+
+@pytest.fixture(params=[0, 5, 1_000], ids=lambda few: f"lists of up to {few} rows")
+def few(request, monkeypatch):
+    """How long a list may be before it becomes a mask."""
+    monkeypatch.setattr(restrictions, "FEW_ALLOWED", request.param)
+    monkeypatch.setattr(restrictions, "FEW_DENIED", request.param)
 
 
 @pytest.fixture(scope="module", params=["small, scanned", "searched exactly", "searched in a graph"])
@@ -112,6 +124,11 @@ def check(served, query, answer, expected):
     allowed = set(np.flatnonzero(shop.available).tolist()) - expected.excluded
     if expected.only is not None:
         allowed &= expected.only
+    if query.allowed_item_ids:
+        allowed &= known_rows(shop, query.allowed_item_ids)
+    if query.filter is not None:
+        items = reference_filters.items(shop.attributes, n_items)
+        allowed = {row for row in allowed if reference_filters.meets(items[row], query.filter)}
     rows = [shop.item_ids.index(item_id) for item_id in answer.item_ids]
 
     assert answer.source is expected.source
@@ -165,6 +182,10 @@ excludes = st.one_of(
     st.just([f"i{n:02}" for n in range(3, 2000)]),
 )
 repeats = st.sampled_from(Repeat)
+restricted = {
+    "filter": st.none() | made_filters.filters,
+    "allowed_item_ids": st.just(()) | st.lists(items, max_size=8) | st.just([f"i{n:02}" for n in range(7, 500)]),
+}
 
 user_queries = st.builds(
     UserQuery,
@@ -174,9 +195,17 @@ user_queries = st.builds(
     recent_item_ids=st.lists(items, max_size=6),
     repeat=repeats,
     strict=st.booleans(),
+    **restricted,
 )
 cart_queries = st.builds(
-    CartQuery, st.lists(items, max_size=12), st.none() | users, limits, excludes, repeat=repeats, strict=st.booleans()
+    CartQuery,
+    st.lists(items, max_size=12),
+    st.none() | users,
+    limits,
+    excludes,
+    repeat=repeats,
+    strict=st.booleans(),
+    **restricted,
 )
 
 
@@ -194,15 +223,15 @@ def test_any_cart_query_is_answered_as_by_brute_force(served, query):
 
 
 @settings(max_examples=60, deadline=None)
-@given(items, limits, excludes)
-def test_items_like_one_are_the_answer_to_a_cart_of_it(served, item_id, limit, exclude):
-    query = SimilarQuery(item_id, limit, exclude)
+@given(items, limits, excludes, st.fixed_dictionaries(restricted))
+def test_items_like_one_are_the_answer_to_a_cart_of_it(served, item_id, limit, exclude, options):
+    query = SimilarQuery(item_id, limit, exclude, **options)
     if item_id not in served.shop.item_ids:
         with pytest.raises(UnknownItem, match=repr(item_id)):
             served.snapshot.similar_items(query)
     else:
         similar = served.snapshot.similar_items(query)
-        cart = ask(served, CartQuery([item_id], limit=limit, exclude_item_ids=exclude))
+        cart = ask(served, CartQuery([item_id], limit=limit, exclude_item_ids=exclude, **options))
         assert similar.source is Source.SIMILAR
         assert item_id not in similar.item_ids
         assert similar.item_ids == cart.item_ids
@@ -454,11 +483,71 @@ def test_a_history_that_names_rows_outside_the_catalogue_is_refused(repository):
             snapshot.recommend_for_users([UserQuery("u1", repeat=repeat)])
 
 
-def test_an_exclude_list_that_a_batch_shares_is_looked_up_once(snapshot, monkeypatch):
+def test_what_a_batch_shares_is_looked_up_once(snapshot, monkeypatch):
     looked_up = []
-    known = type(snapshot)._known
-    monkeypatch.setattr(type(snapshot), "_known", lambda self, ids: looked_up.append(len(ids)) or known(self, ids))
-    shared = [f"i{n:02}" for n in range(7)]
-    answers = snapshot.recommend_for_users([UserQuery(f"u{n}", exclude_item_ids=shared) for n in range(5)])
-    assert looked_up.count(7) == 1
-    assert all(not set(shared) & set(answer.item_ids) for answer in answers)
+    rows = IdTable.rows
+    monkeypatch.setattr(IdTable, "rows", lambda self, ids: looked_up.append(len(ids)) or rows(self, ids))
+    shared = {
+        "exclude_item_ids": [f"i{n:02}" for n in range(7)],
+        "allowed_item_ids": [f"i{n:02}" for n in range(5, 44)],
+        "filter": Exists("price"),
+    }
+    answers = snapshot.recommend_for_users([UserQuery(f"u{n}", **shared) for n in range(5)])
+    assert looked_up.count(7) == looked_up.count(39) == 1
+    assert all(answer.item_ids for answer in answers)
+    assert all(set(answer.item_ids) <= set(shared["allowed_item_ids"][2:]) for answer in answers)
+
+
+# Filters, allow lists, long deny lists.
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(user_queries, cart_queries)
+def test_lists_that_became_masks_answer_the_same(served, few, user_query, cart_query):
+    ask(served, user_query)
+    ask(served, cart_query)
+
+
+CHEAP_CUPS = All([AnyOf("category", ["cups"]), Range("price", max=14), Not(AnyOf("tags", ["blue"]))])
+
+
+@pytest.mark.parametrize("query", [UserQuery("u1"), UserQuery("nobody"), CartQuery(["i02"]), CartQuery(["i02"], "u1")])
+@pytest.mark.parametrize("repeat", Repeat)
+@pytest.mark.parametrize("allowed", [(), ["i00", "i04", "i20", "gone"]])
+def test_an_answer_is_full_and_holds_only_what_the_filter_lets_through(served, query, repeat, allowed):
+    limits = {"limit": 1000, "repeat": repeat, "filter": CHEAP_CUPS, "allowed_item_ids": allowed}
+    query = type(query)(**{**vars(query), **limits})
+    answer = ask(served, query)
+    if answer is not None and repeat is Repeat.MIX:
+        assert answer.item_ids
+
+
+def test_an_allow_list_of_unknown_items_allows_nothing(served):
+    for query in (UserQuery("u1", allowed_item_ids=["gone"]), UserQuery("nobody", allowed_item_ids=["gone"])):
+        assert ask(served, query).item_ids == []
+
+
+def test_queries_of_a_batch_may_have_filters_of_their_own(served):
+    filters = [None, Exists("price"), AnyOf("giftable", ["true"]), Exists("price"), CHEAP_CUPS]
+    queries = [UserQuery(f"u{n}", limit, filter=each) for n, each in enumerate(filters) for limit in (3, 7)]
+    for query, answer in zip(queries, served.snapshot.recommend_for_users(queries), strict=True):
+        check(served, query, answer, for_user(served.shop, query))
+        assert answer.scores.tobytes() == answer_to(served.snapshot, query).scores.tobytes()
+
+
+def test_a_filter_about_an_attribute_that_the_release_lacks_is_refused_and_named(served):
+    query = {"filter": Not(AnyOf("colour", ["red"]))}
+    for ask_ in (
+        lambda: served.snapshot.recommend_for_users([UserQuery("u1", **query)]),
+        lambda: served.snapshot.recommend_for_carts([CartQuery(["i02"], **query)]),
+        lambda: served.snapshot.similar_items(SimilarQuery("i02", **query)),
+    ):
+        with pytest.raises(InvalidQuery, match=r"filter\.not\.any_of\.attribute: is 'colour'.*'title', 'category'"):
+            ask_()
+
+
+def test_a_million_denied_items_leave_the_rest(served):
+    left = ["i03", "i09", "i20", "i33"]
+    denied = [item_id for n in range(1_000_000) if (item_id := f"i{n:02}") not in left]
+    answer = ask(served, UserQuery("u1", 1000, denied, repeat=Repeat.MIX))
+    assert set(answer.item_ids) == set(left)

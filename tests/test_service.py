@@ -19,7 +19,9 @@ from nearcart.v1 import recommendation_pb2 as wire
 
 from engine import requests
 from engine.errors import InvalidQuery, NearcartError, ReleaseCorrupt, UnknownItem
+from engine.filters import Range
 from engine.queries import CartQuery, Repeat, SimilarQuery, UserQuery
+from engine.retrieval import Snapshot
 from engine.server import Server
 from engine.statuses import MAX_MESSAGE_BYTES, status_of
 
@@ -160,7 +162,68 @@ def test_the_release_is_described(stub: Any) -> None:
     }
 
 
+FILTER = wire.Filter(range=wire.AttributeRange(attribute="price", max=10))
+EMPTY = wire.Filter(all=wire.FilterList(filters=[FILTER, wire.Filter()]))
+CROSSED = wire.Filter(range=wire.AttributeRange(attribute="price", min=2, max=1))
+RESTRICTIONS: dict[str, Any] = {"filter": FILTER, "allowed_item_ids": ["item 5", "item 3"]}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        wire.RecommendForUserRequest(user_id="user 1", **RESTRICTIONS),
+        wire.RecommendForCartRequest(item_ids=["item 0"], **RESTRICTIONS),
+        wire.RecommendSimilarItemsRequest(item_id="item 0", **RESTRICTIONS),
+        wire.BatchRecommendForUsersRequest(user_ids=["user 1"], **RESTRICTIONS),
+        wire.BatchRecommendForCartsRequest(carts=[wire.Cart(item_ids=["item 0"])], **RESTRICTIONS),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_a_filter_and_an_allow_list_reach_the_snapshot(stub: Any, snapshot: FakeSnapshot, request_: Any) -> None:
+    response = getattr(stub, type(request_).__name__.removesuffix("Request"))(request_, timeout=10)
+    (asked,) = snapshot.asked
+    assert (asked.filter, asked.allowed_item_ids) == (Range("price", max=10), ("item 5", "item 3"))
+    assert response.item_ids == ["item 3", "item 5"]
+
+
+def test_a_filter_that_does_not_fit_the_release_is_refused_in_the_releases_words(small_repository: Any) -> None:
+    real: Any = Snapshot.open(small_repository.current_path())
+    with serving(FakeReleases(real)) as server, channel_to(server.address) as channel:
+        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+        filters = [wire.Filter(exists=wire.AttributeExists(attribute="ü" * 256)) for _ in range(98)]
+        filters.append(wire.Filter(range=wire.AttributeRange(attribute="tags", min=1)))
+        for some, expected in (
+            (filters[-2:], {"filter.any.filters[0].exists.attribute", "filter.any.filters[1].range"}),
+            (filters, {f"filter.any.filters[{n}].exists.attribute" for n in range(10)}),
+        ):
+            question = wire.RecommendForUserRequest(user_id="u1", filter=wire.Filter(any=wire.FilterList(filters=some)))
+            code, reason, violations = refusal(stub.RecommendForUser, question)
+            assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+            assert violations.keys() >= expected
+            assert "it has 'title', 'category', 'price'" in next(iter(violations.values()))
+        assert stub.RecommendForUser(wire.RecommendForUserRequest(user_id="u1", filter=FILTER)).item_ids
+
+
 BAD_QUESTIONS = {
+    "a filter of nothing": (wire.RecommendForUserRequest(user_id="u", filter=wire.Filter()), {"filter"}),
+    "an empty condition in a filter": (
+        wire.RecommendForCartRequest(item_ids=["i"], filter=EMPTY),
+        {"filter.all.filters[1]"},
+    ),
+    "a range the wrong way round": (
+        wire.RecommendSimilarItemsRequest(item_id="i", filter=CROSSED),
+        {"filter.range"},
+    ),
+    "a filter of nothing for many users": (
+        wire.BatchRecommendForUsersRequest(user_ids=["u"], filter=wire.Filter()),
+        {"filter"},
+    ),
+    "an empty allowed item and a bad filter for many carts": (
+        wire.BatchRecommendForCartsRequest(
+            carts=[wire.Cart(item_ids=["i"])], filter=wire.Filter(), allowed_item_ids=["i", ""]
+        ),
+        {"filter", "allowed_item_ids[1]"},
+    ),
     "an empty user": (wire.RecommendForUserRequest(), {"user_id"}),
     "a limit of 0": (wire.RecommendForUserRequest(user_id="u", limit=0), {"limit"}),
     "a negative limit": (wire.RecommendForUserRequest(user_id="u", limit=-1), {"limit"}),

@@ -245,6 +245,35 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecommendAll:
+    """Write the best items of every user of a release to Parquet files.
+
+    A user gets what a server would answer. Run again, the same command goes on where it was interrupted.
+    """
+
+    releases: Path = option("directory of releases", metavar="DIR")
+    release: str | None = option("release to answer from; the live one if not given", None, metavar="ID")
+    output: Path = option("directory of the Parquet files: new, empty, or of the same job", metavar="DIR")
+    limit: int = option("items for each user", 20, metavar="K", minimum=1, maximum=1000)
+    repeat: str = option("items the user already has", "never", choices=("never", "mix"))
+    threads: int = option("threads; 0 takes every core", 0, metavar="N", minimum=0)
+    quiet: bool = option("no progress", False)
+
+    def run(self) -> None:
+        """Write what is not there yet, and say what there is. Raises ReleaseError, OutputMismatch."""
+        from engine.release import Release
+        from engine.repository import Repository
+        from trainer.recommend_all import recommend_all
+
+        repository = Repository(self.releases)
+        release = Release(repository.current_path() if self.release is None else repository.path(self.release))
+        told = recommend_all(
+            release, self.output, limit=self.limit, repeat=self.repeat, threads=self.threads, quiet=self.quiet
+        )
+        print(told, file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tune(TuneOptions):
     """Search for the hyper-parameters that find most of the events that a split holds out.
 

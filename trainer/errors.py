@@ -11,6 +11,7 @@
         ├── TrainingDiverged          vectors or loss became NaN or infinite
         ├── MemoryShort               training would not fit into the memory that is available
         ├── CheckpointMismatch        a checkpoint is of another training, or damaged
+        ├── OutputMismatch            a directory of results is of another job, or of none
         └── EvaluationError           the held-out events cannot be measured against the model
 
 A message says what was found, what was expected and what to do. engine.cli turns each into exit code 1.
@@ -59,6 +60,10 @@ class MemoryShort(TrainerError):
 
 class CheckpointMismatch(TrainerError):
     """A checkpoint is of another training, or damaged."""
+
+
+class OutputMismatch(TrainerError):
+    """A directory of results is of another job, or holds what no job wrote."""
 
 
 class EvaluationError(TrainerError):

@@ -8,9 +8,7 @@ reads it. Checked by tests/test_export.py, measured by benchmarks/warm_start.py.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,8 @@ from threadpoolctl import threadpool_limits
 from engine.errors import UsageError
 from engine.ids import IdTable, StringTable
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS, DensePart
-from engine.release import Release, flush, publishing
+from engine.release import Release
+from trainer.parquet_files import ids_of_range, replacing
 from trainer.warm_start import Previous
 
 Vectors = NDArray[np.float32]
@@ -38,6 +37,7 @@ _BATCH_ROWS = 1 << 20
 """And never more than these, so that their ids stay within the 2 GiB that offsets of 32 bits reach."""
 _COSINES = 100_000
 """Items whose drift is looked at."""
+_OUTCOME = "The file of this name, if there was one, is as it was; free space or choose another, and export again"
 
 
 @dataclass(frozen=True)
@@ -143,41 +143,17 @@ def _write(release: Release, path: Path, side: str, n: int, vectors: Vectors, ro
         metadata={"nearcart.release_id": release.release_id},
     )
     size = max(1, min(_BATCH_ROWS, _BATCH_FLOATS // factors))
-    with _replacing(path) as beside:
+    with replacing(path, _OUTCOME) as beside:
         # Ids and floats hardly repeat: a dictionary would be built and thrown away.
         settings = {"use_dictionary": False, "write_statistics": [f"{side}_id"]}
         with parquet.ParquetWriter(beside, schema, **settings) as writer:
             for start in range(0, n, size):
                 stop = min(n, start + size)
                 rows = exported(vectors[start:stop], rotation)
-                columns = [_strings(ids, start, stop), _lists(rows, schema.field("vector").type)]
+                columns = [ids_of_range(ids, start, stop), _lists(rows, schema.field("vector").type)]
                 writer.write_batch(pa.record_batch(columns, schema=schema), row_group_size=size)
     return f"{path}: {n:,} {side}s, vectors of {factors}, release {release.release_id}"
 
 
-def _strings(ids: StringTable, start: int, stop: int) -> pa.Array:
-    """Ids of a range of rows, without a Python string for any."""
-    offsets = ids.offsets[start : stop + 1]
-    data = np.ascontiguousarray(ids.data[offsets[0] : offsets[-1]])
-    starts = (offsets - offsets[0]).astype(np.int32)
-    return pa.StringArray.from_buffers(stop - start, pa.py_buffer(starts), pa.py_buffer(data))
-
-
 def _lists(rows: Vectors, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), type=kind)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, renamed over it at the end, durably; or removed, and `path` is as it was."""
-    # One fixed name: what a killed export was writing is written over by the next.
-    beside = path.with_name(f".{path.name}.partial")
-    outcome = "The file of this name, if there was one, is as it was; free space or choose another, and export again"
-    with publishing(path, outcome):
-        try:
-            yield beside
-            flush(beside)
-            beside.replace(path)
-            flush(path.parent)
-        finally:
-            beside.unlink(missing_ok=True)

@@ -13,8 +13,10 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from engine.attributes import BOOLEAN, DATE, LIST, NUMBER, TEXT, Attribute, Dates, Lists
 from engine.ids import IdTable, StringTable
 from trainer.assembly import string_table
 from trainer.errors import EventsError, ItemsError
@@ -27,15 +29,24 @@ from trainer.events import (
     open_workspace,
     text_sql,
 )
-from trainer.layouts import Layout, layouts_of, reading
+from trainer.layouts import Layout, identifier, layouts_of, reading
 from trainer.sources import Form, find_files
 from trainer.titles import read_titles, texts_by_row
-
-Attribute = StringTable | NDArray[np.float64] | NDArray[np.bool_]
 
 _YES = "('true', 't', 'yes', 'y', '1')"
 _NO = "('false', 'f', 'no', 'n', '0')"
 _PLAIN_NUMBER = r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][-+]?[0-9]+)?"
+_ISO_DATE = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?( ?(Z|[-+]\d{2}(:?\d{2})?))?)?"
+_TEXTS = "CASE WHEN json_valid({0}) THEN from_json({0}, '[\"VARCHAR\"]') END"
+_MOMENT = "epoch(try_cast(trim({0}) AS TIMESTAMPTZ))"
+_PARSED = {
+    TEXT: "{0}",
+    LIST: f"list_filter({_TEXTS}, lambda text: trim(text) <> '')",
+    NUMBER: "CASE WHEN {0} IS NOT NULL THEN coalesce(try_cast({0} AS DOUBLE), 'nan'::DOUBLE) END",
+    BOOLEAN: f"CASE WHEN lower(trim({{0}})) IN {_YES} THEN true WHEN lower(trim({{0}})) IN {_NO} THEN false END",
+    DATE: f"coalesce({_MOMENT}, 'nan'::DOUBLE)",
+}
+"""A value of each kind from its text, in SQL."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,8 @@ class ItemsReport:
 class Items:
     """`available` bool (n_items,), True where nothing is known; `attributes` by name, each aligned to the item rows.
 
-    Text is a StringTable ("" where missing), numbers are float64 (NaN), yes-or-no is bool (False). "title" and
-    "category" are text and "price" is a number wherever they are there.
+    The five kinds and what stands where a value is missing: engine.attributes. "title" is text, "category" is text or
+    lists of texts and "price" is a number wherever they are there.
     """
 
     attributes: dict[str, Attribute]
@@ -147,7 +158,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], col
     attributes = "".join(f", a{position} VARCHAR" for position in range(len(names)))
     connection.execute(f"CREATE TABLE raw (item_id VARCHAR, loose BOOLEAN{attributes})")
     for layout in layouts:
-        texts = "".join(f", {text_sql(layout, name) if name in layout.columns else 'NULL'}" for name in names)
+        texts = "".join(f", {_text_sql(layout, name) if name in layout.columns else 'NULL'}" for name in names)
         selected = f"{text_sql(layout, columns.item)}, {str(layout.text).lower()}{texts}"
         with reading(layout.files):
             connection.execute(f"INSERT INTO raw SELECT {selected} FROM {layout.from_sql()}")
@@ -159,37 +170,53 @@ def _stage(connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], col
 def _kind(
     connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], name: str, column: str, columns: ItemColumns
 ) -> str:
-    """One of "text", "number" or "flag": by the column's name, by its type in Parquet, else by all values."""
-    if name in (columns.title, columns.category):
-        return "text"
-    if name == columns.price:
-        return "number"
-    if name == columns.available:
-        return "flag"
+    """The kind of an attribute: by the column's name, by its type in Parquet, else by all values."""
+    standard = {columns.title: TEXT, columns.price: NUMBER, columns.available: BOOLEAN}
+    if name in standard:
+        return standard[name]
     if all(layout.form is Form.PARQUET for layout in layouts):
-        types = {layout.columns[name] for layout in layouts if name in layout.columns}
-        if all(is_numeric(type_) for type_ in types):
-            return "number"
-        return "flag" if types == {"BOOLEAN"} else "text"
+        kind = _kind_of_types({layout.columns[name] for layout in layouts if name in layout.columns})
+    else:
+        kind = _kind_of_values(connection, column)
+    return TEXT if name == columns.category and kind != LIST else kind
+
+
+def _kind_of_types(types: set[str]) -> str:
+    if all(is_numeric(type_) for type_ in types):
+        return NUMBER
+    if all(type_.startswith(("TIMESTAMP", "DATE")) and not type_.endswith("]") for type_ in types):
+        return DATE
+    if all(type_.endswith("]") for type_ in types):
+        return LIST
+    return BOOLEAN if types == {"BOOLEAN"} else TEXT
+
+
+def _kind_of_values(connection: duckdb.DuckDBPyConnection, column: str) -> str:
     # 00123 is a code and not a number, so a column that holds one is text.
-    known, numbers, flags = connection.execute(
-        f"SELECT count({column}), count(*) FILTER (regexp_full_match({column}, '{_PLAIN_NUMBER}') AND "
-        f"try_cast({column} AS DOUBLE) IS NOT NULL), count(*) FILTER (lower({column}) IN ('true', 'false')) FROM raw"
-    ).fetchall()[0]
-    return "text" if not known else "number" if numbers == known else "flag" if flags == known else "text"
+    tests = {
+        NUMBER: f"regexp_full_match({column}, '{_PLAIN_NUMBER}') AND try_cast({column} AS DOUBLE) IS NOT NULL",
+        BOOLEAN: f"lower({column}) IN ('true', 'false')",
+        DATE: f"regexp_full_match(trim({column}), '{_ISO_DATE}') AND {_MOMENT.format(column)} IS NOT NULL",
+        LIST: f"starts_with({column}, '[') AND {_TEXTS.format(column)} IS NOT NULL",
+    }
+    counts = "".join(f", count(*) FILTER ({test})" for test in tests.values())
+    known, *passing = connection.execute(f"SELECT count({column}){counts} FROM raw").fetchall()[0]
+    return next((kind for kind, n in zip(tests, passing, strict=True) if n == known > 0), TEXT)
+
+
+def _text_sql(layout: Layout, name: str) -> str:
+    """A column as text, lists as JSON, as which JSON files have them."""
+    if layout.columns[name].endswith("]"):
+        return f"to_json({identifier(name)})::VARCHAR"
+    return text_sql(layout, name)
 
 
 def _aligned(
     connection: duckdb.DuckDBPyConnection, kinds: dict[str, str], item_ids: IdTable, columns: ItemColumns
 ) -> Items:
-    parsed = {
-        "text": "{0}",
-        "number": "CASE WHEN {0} IS NOT NULL THEN coalesce(try_cast({0} AS DOUBLE), 'nan'::DOUBLE) END",
-        "flag": f"CASE WHEN lower(trim({{0}})) IN {_YES} THEN true WHEN lower(trim({{0}})) IN {_NO} THEN false END",
-    }
-    values = "".join(f", {parsed[kind].format(f'a{i}')} AS v{i}" for i, kind in enumerate(kinds.values()))
+    values = "".join(f", {_PARSED[kind].format(f'a{i}')} AS v{i}" for i, kind in enumerate(kinds.values()))
     if columns.available in kinds:
-        _check_flags(connection, f"a{list(kinds).index(columns.available)}", parsed["flag"], columns.available)
+        _check_flags(connection, f"a{list(kinds).index(columns.available)}", _PARSED[BOOLEAN], columns.available)
     read, without_id = connection.execute("SELECT count(*), count(*) FILTER (item_id IS NULL) FROM raw").fetchall()[0]
     table = connection.sql(
         f"SELECT item_id{values} FROM raw WHERE item_id IS NOT NULL "
@@ -227,13 +254,26 @@ def _check_flags(connection: duckdb.DuckDBPyConnection, column: str, parsed: str
 
 
 def _by_row(column: pa.ChunkedArray, kind: str, rows: NDArray[np.int32], n_items: int, missing: bool) -> Attribute:
-    if kind == "text":
+    if kind == TEXT:
         return texts_by_row(column, rows, n_items)
+    if kind == LIST:
+        return _lists_by_row(column, rows, n_items)
     known = rows >= 0
-    if kind == "number":
+    if kind in (NUMBER, DATE):
         numbers = np.full(n_items, np.nan)
         numbers[rows[known]] = column.to_numpy()[known]
-        return numbers
+        return Dates(numbers) if kind == DATE else numbers
     flags = np.full(n_items, missing)
     flags[rows[known]] = column.fill_null(missing).to_numpy()[known]
     return flags
+
+
+def _lists_by_row(column: pa.ChunkedArray, rows: NDArray[np.int32], n_items: int) -> Lists:
+    """The lists of texts of an Arrow column at the rows they belong to (-1 for none), empty where there is none."""
+    positions = np.full(n_items, -1, dtype=np.int64)
+    positions[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    lists = column.combine_chunks().take(pa.array(positions, mask=positions < 0))
+    lengths = np.array(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
+    starts = np.zeros(n_items + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return Lists(starts, string_table(pa.chunked_array([lists.flatten()])))

@@ -164,8 +164,15 @@ class TrainOptions(AlsOptions, EventOptions):
     )
     title_column: str | None = option("column of the events that names the item", None, metavar="NAME")
     recall: float = option("recall@20 that the index must keep, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
-    factory: str = option("FAISS factory string of the index", "Flat", metavar="STRING")
-    search_parameters: str = option("FAISS search parameters, such as 'efSearch=256'", "", metavar="STRING")
+    factory: str = option(
+        "index: auto takes the fastest that keeps --recall, Pruned is exact, or a FAISS factory string",
+        "auto",
+        metavar="STRING",
+    )
+    search_parameters: str = option("of a given index, such as 'efSearch=256'", "", metavar="STRING")
+    index_seconds: float = option(
+        "seconds that auto may take, about, to build indexes that it compares", 20.0, metavar="S", minimum=0
+    )
     checkpoint: Path | None = option(
         "file that holds the state after each epoch: the same command goes on from it; removed when it has published",
         None,

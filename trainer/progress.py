@@ -1,4 +1,7 @@
-"""Progress of a training: a line an epoch, and below them, on a terminal, a bar that redraws itself."""
+"""Progress of a training: a line an epoch, and below them, on a terminal, a bar that redraws itself.
+
+And of answers for many users: that bar alone, or a line now and then where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from trainer.als import Epoch, TrainingProgress
+
+_LINE_SECONDS = 10.0
+"""Between lines about users."""
 
 
 class Steps:
@@ -49,6 +55,43 @@ def training_progress(
             bar.update(task, completed=progress.done, description=_position(progress))
 
         yield show
+
+
+@contextmanager
+def users_progress(n_users: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Something to tell how many of n_users have been answered."""
+    if quiet:
+        yield lambda done: None
+        return
+    console, started = Console(stderr=True), time.monotonic()
+    if not console.is_terminal:
+        yield _UserLines(n_users, started)
+        return
+    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=n_users)
+        yield lambda done: bar.update(task, completed=done, description=_users_position(done, n_users, started))
+
+
+class _UserLines:
+    """One line every _LINE_SECONDS."""
+
+    def __init__(self, n_users: int, started: float) -> None:
+        self._n_users, self._started, self._told = n_users, started, started
+
+    def __call__(self, done: int) -> None:
+        if time.monotonic() < self._told + _LINE_SECONDS:
+            return
+        self._told = time.monotonic()
+        print(_users_position(done, self._n_users, self._started), file=sys.stderr, flush=True)
+
+
+def _users_position(done: int, n_users: int, started: float) -> str:
+    told = f"{done:,} of {n_users:,} users"
+    if not done:
+        return told
+    speed = done / max(time.monotonic() - started, 1e-9)
+    return f"{told}, {_short(speed)} users/s, {(n_users - done) / speed:,.0f} s left"
 
 
 class _Lines:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from engine.calibration import MAX_QUERIES, Bags, add_measured_index, canary_scores, cart_queries, user_queries
-from engine.ids import StringTable
-from engine.index import IndexPlan
+from engine.attributes import add_attributes
+from engine.calibration import add_measured_index, canary_scores
+from engine.measurement import MAX_QUERIES, Bags, cart_queries, user_queries
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
+from engine.plan import IndexPlan
 from engine.release import Draft
 from engine.repository import Repository
 from trainer.als import Embeddings
 from trainer.export import Alignment
 from trainer.interactions import Interactions
-from trainer.items import Attribute, Items
+from trainer.items import Items
 
 _MAX_SAMPLED_CART = 60
 
@@ -31,6 +32,8 @@ def publish_release(
     promised_recall: float,
     configuration: Mapping[str, Any],
     promote: bool,
+    index_seconds: float = 0.0,
+    on_step: Callable[[str], None] = lambda _: None,
     alignment: Alignment | None = None,
 ) -> str:
     """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
@@ -55,7 +58,9 @@ def publish_release(
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
         draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
-        index = add_measured_index(draft, plan, embeddings.item_vectors, items.available, queries, promised_recall)
+        index = add_measured_index(
+            draft, plan, embeddings.item_vectors, items.available, queries, promised_recall, index_seconds, on_step
+        )
         fields = {
             "sizes": {
                 "users": interactions.n_users,
@@ -121,17 +126,4 @@ def _add_items(draft: Draft, interactions: Interactions, items: Items) -> list[d
     draft.add_array("items/popularity", popularity)
     draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
     draft.add_array("items/available", items.available)
-    described = []
-    for i, (name, column) in enumerate(items.attributes.items()):
-        described.append({"name": name, "kind": _kind(column)})
-        if isinstance(column, StringTable):
-            draft.add_arrays(f"items/attributes/{i}", column.arrays())
-        else:
-            draft.add_array(f"items/attributes/{i}", column)
-    return described
-
-
-def _kind(column: Attribute) -> str:
-    if isinstance(column, StringTable):
-        return "text"
-    return "boolean" if column.dtype == np.bool_ else "number"
+    return add_attributes(draft, items.attributes)

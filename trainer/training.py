@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 from engine.configuration import as_mapping
-from engine.index import IndexPlan, check_plan
+from engine.index import check_plan
+from engine.plan import IndexPlan
 from engine.release import Release
 from engine.repository import Repository
 from trainer.als import Embeddings, train
@@ -71,6 +72,8 @@ def train_release(options: TrainOptions) -> str:
         promised_recall=options.recall,
         configuration=as_mapping(options),
         promote=options.promote,
+        index_seconds=options.index_seconds,
+        on_step=step,
         alignment=_aligned(previous or live_release(repository, als.factors), interactions, embeddings),
     )
     # Whoever is killed before this line leaves a checkpoint that warm starts from what is live now refuse.

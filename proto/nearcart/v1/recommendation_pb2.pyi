@@ -7,10 +7,13 @@ Rules that hold everywhere:
 
 * Ids are opaque UTF-8 strings of 1 to 512 bytes without NUL characters. Comparison is exact: case and spaces count.
 * Nothing is silently clipped. A request outside a stated limit gets INVALID_ARGUMENT, whose details hold one
-  google.rpc.BadRequest with a violation per offending field (the first 20 of them; elements are named as
-  `item_ids[3]`) and one google.rpc.ErrorInfo (domain "nearcart").
+  google.rpc.BadRequest with a violation per offending field (the first 20 of them, fewer where they are long;
+  elements are named as `item_ids[3]`) and one google.rpc.ErrorInfo (domain "nearcart").
 * A request is at most 4 MiB unless the server was started with another limit; beyond it gRPC answers
-  RESOURCE_EXHAUSTED before reading the request. That is the only bound of `exclude_item_ids`.
+  RESOURCE_EXHAUSTED before reading the request. That is the only bound of `exclude_item_ids` and `allowed_item_ids`.
+* Whatever restricts an answer restricts it together: an item comes back only where `filter`, `allowed_item_ids`,
+  `exclude_item_ids` and `repeat` all let it, and never where it is not available. As many items come back as the
+  smaller of `limit` and the number of items that are left.
 * Every RPC only reads, so a call that failed with UNAVAILABLE can be sent again.
 * One answer comes from one release, which it names: a new release is swapped in whole between two calls.
 """
@@ -110,7 +113,9 @@ class RecommendForUserRequest(_message.Message):
     RECENT_ITEM_IDS_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user. Required, 1 to 512 bytes; INVALID_ARGUMENT otherwise."""
     limit: _builtins.int
@@ -122,10 +127,7 @@ class RecommendForUserRequest(_message.Message):
     Default false.
     """
     include_titles: _builtins.bool
-    """7 is kept for attribute filters.
-
-    Whether to fill `titles` in the answer. Default false: ids and scores are what services need.
-    """
+    """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside those that `repeat` leaves out. Default none. No bound but that of the
@@ -138,6 +140,19 @@ class RecommendForUserRequest(_message.Message):
         make a user answerable whom the release does not know. Default none; at most 500, more get INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may come back, by their attributes. Unset means all. Limits stand at Filter; a filter beyond them, or
+        about an attribute that the release does not have, gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def allowed_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only items that may come back. Empty, the default, means all: whoever's list came out empty should not ask. No
+        bound but that of the whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets
+        INVALID_ARGUMENT.
+        """
+
     def __init__(
         self,
         *,
@@ -147,11 +162,13 @@ class RecommendForUserRequest(_message.Message):
         recent_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         repeat: Global___Repeat.ValueType = ...,
         strict: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
         include_titles: _builtins.bool = ...,
+        allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "exclude_item_ids", b"exclude_item_ids", "include_titles", b"include_titles", "limit", b"limit", "recent_item_ids", b"recent_item_ids", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "limit", b"limit", "recent_item_ids", b"recent_item_ids", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -223,7 +240,9 @@ class RecommendForCartRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     user_id: _builtins.str
@@ -240,10 +259,7 @@ class RecommendForCartRequest(_message.Message):
     too. Default false.
     """
     include_titles: _builtins.bool
-    """7 is kept for attribute filters.
-
-    Whether to fill `titles` in the answer. Default false: ids and scores are what services need.
-    """
+    """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The items of the cart, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts once."""
@@ -252,6 +268,19 @@ class RecommendForCartRequest(_message.Message):
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside those of the cart. Default none. No bound but that of the whole request
         (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may come back, by their attributes. Unset means all. Limits stand at Filter; a filter beyond them, or
+        about an attribute that the release does not have, gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def allowed_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only items that may come back. Empty, the default, means all: whoever's list came out empty should not ask. No
+        bound but that of the whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets
+        INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -263,11 +292,13 @@ class RecommendForCartRequest(_message.Message):
         user_id: _builtins.str | None = ...,
         repeat: Global___Repeat.ValueType = ...,
         strict: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
         include_titles: _builtins.bool = ...,
+        allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "filter", b"filter", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "exclude_item_ids", b"exclude_item_ids", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -341,20 +372,32 @@ class RecommendSimilarItemsRequest(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item. Required, 1 to 512 bytes, INVALID_ARGUMENT otherwise; NOT_FOUND where the release does not know it."""
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     include_titles: _builtins.bool
-    """7 is kept for attribute filters.
-
-    Whether to fill `titles` in the answer. Default false: ids and scores are what services need.
-    """
+    """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside the item itself. Default none. No bound but that of the whole request
         (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may come back, by their attributes. Unset means all. Limits stand at Filter; a filter beyond them, or
+        about an attribute that the release does not have, gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def allowed_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only items that may come back. Empty, the default, means all: whoever's list came out empty should not ask. No
+        bound but that of the whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets
+        INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -363,11 +406,13 @@ class RecommendSimilarItemsRequest(_message.Message):
         item_id: _builtins.str = ...,
         limit: _builtins.int | None = ...,
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: Global___Filter | None = ...,
         include_titles: _builtins.bool = ...,
+        allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "exclude_item_ids", b"exclude_item_ids", "include_titles", b"include_titles", "item_id", b"item_id", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_id", b"item_id", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -436,6 +481,8 @@ class BatchRecommendForUsersRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each user, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose users times limit exceed 100000. Unset means 20.
@@ -454,6 +501,18 @@ class BatchRecommendForUsersRequest(_message.Message):
         unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may come back for any of the users, by their attributes. Unset means all. Limits stand at Filter; a
+        filter beyond them, or about an attribute that the release does not have, gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def allowed_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only items that may come back for any of the users. Empty, the default, means all. No bound but that of the
+        whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
+        """
+
     def __init__(
         self,
         *,
@@ -462,10 +521,12 @@ class BatchRecommendForUsersRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         repeat: Global___Repeat.ValueType = ...,
         strict: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
+        allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "exclude_item_ids", b"exclude_item_ids", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -540,6 +601,8 @@ class BatchRecommendForCartsRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each cart, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose carts times limit exceed 100000. Unset means 20.
@@ -562,6 +625,18 @@ class BatchRecommendForCartsRequest(_message.Message):
         unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may come back for any of the carts, by their attributes. Unset means all. Limits stand at Filter; a
+        filter beyond them, or about an attribute that the release does not have, gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def allowed_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only items that may come back for any of the carts. Empty, the default, means all. No bound but that of the
+        whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
+        """
+
     def __init__(
         self,
         *,
@@ -570,10 +645,12 @@ class BatchRecommendForCartsRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         repeat: Global___Repeat.ValueType = ...,
         strict: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
+        allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "limit", b"limit", "repeat", b"repeat", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "repeat", b"repeat", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -666,6 +743,207 @@ class BatchRecommendForCartsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchRecommendForCartsResponse: _TypeAlias = BatchRecommendForCartsResponse  # noqa: Y015
+
+@_typing.final
+class Filter(_message.Message):
+    """Which items may come back, by their attributes: one condition, which may join others.
+
+    Attributes are the columns of the items file that the release was trained with; their names are exact. Each has one
+    of five kinds: text, list (of texts), number, boolean or date. A filter consists of at most 100 conditions, those
+    that join others included, 16 within one another, with at most 10000 values in all; what is beyond gets
+    INVALID_ARGUMENT, and so does a condition that is not for the attribute's kind.
+
+    An item without a value meets no `any_of`, `range` or `exists` of that attribute, and therefore every `none_of`, and
+    `not` of the others. Boolean attributes have no such items: where nothing was said, they are false.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    ANY_FIELD_NUMBER: _builtins.int
+    NOT_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    NONE_OF_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    EXISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def all(self) -> Global___FilterList:
+        """All of these filters are met."""
+
+    @_builtins.property
+    def any(self) -> Global___FilterList:
+        """At least one of these filters is met."""
+
+    @_builtins.property
+    def any_of(self) -> Global___AttributeValues:
+        """The attribute has one of these values; a list attribute, at least one of them. Every kind of attribute."""
+
+    @_builtins.property
+    def none_of(self) -> Global___AttributeValues:
+        """The attribute has none of these values: the same as `not` of `any_of`. Every kind of attribute."""
+
+    @_builtins.property
+    def range(self) -> Global___AttributeRange:
+        """The attribute lies between two bounds. Number and date attributes."""
+
+    @_builtins.property
+    def exists(self) -> Global___AttributeExists:
+        """The attribute has a value. Every kind of attribute but boolean, which always has one."""
+
+    def __init__(
+        self,
+        *,
+        all: Global___FilterList | None = ...,
+        any: Global___FilterList | None = ...,
+        any_of: Global___AttributeValues | None = ...,
+        none_of: Global___AttributeValues | None = ...,
+        range: Global___AttributeRange | None = ...,
+        exists: Global___AttributeExists | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "any", b"any", "any_of", b"any_of", "condition", b"condition", "exists", b"exists", "none_of", b"none_of", "not", b"not", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "any", b"any", "any_of", b"any_of", "condition", b"condition", "exists", b"exists", "none_of", b"none_of", "not", b"not", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["all", "any", "not", "any_of", "none_of", "range", "exists"]  # noqa: Y015
+    _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
+
+Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class FilterList(_message.Message):
+    """Filters that are joined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
+        """The filters, 1 to 99; none or more get INVALID_ARGUMENT."""
+
+    def __init__(
+        self,
+        *,
+        filters: _abc.Iterable[Global___Filter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
+
+@_typing.final
+class AttributeValues(_message.Message):
+    """Values of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """The attribute. Required, 1 to 512 bytes; INVALID_ARGUMENT otherwise."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values as text, 1 to 10000 of 1 to 512 bytes; none, more or others get INVALID_ARGUMENT. Text is compared
+        exactly. For a number attribute each is a decimal number such as "12.5", for a boolean one "true" or "false", for a
+        date one ISO 8601 such as "2026-11-22T07:00:00Z" (a date alone is its midnight, without a zone it is in UTC); what
+        cannot be read so gets INVALID_ARGUMENT.
+        """
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeValues: _TypeAlias = AttributeValues  # noqa: Y015
+
+@_typing.final
+class AttributeRange(_message.Message):
+    """Bounds of an attribute, both inclusive.
+
+    A number attribute takes `min` and `max`, a date attribute `min_time` and `max_time`, one of the two at least. None,
+    the wrong two, and a lower bound above the upper one get INVALID_ARGUMENT.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    MIN_TIME_FIELD_NUMBER: _builtins.int
+    MAX_TIME_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """The attribute. Required, 1 to 512 bytes; INVALID_ARGUMENT otherwise."""
+    min: _builtins.float
+    """The smallest number that is in the range. Unset means no lower bound; NaN gets INVALID_ARGUMENT."""
+    max: _builtins.float
+    """The largest number that is in the range. Unset means no upper bound; NaN gets INVALID_ARGUMENT."""
+    @_builtins.property
+    def min_time(self) -> _timestamp_pb2.Timestamp:
+        """The first moment that is in the range; compared to the microsecond. Unset means no lower bound; a Timestamp outside
+        the years 1 to 9999 gets INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def max_time(self) -> _timestamp_pb2.Timestamp:
+        """The last moment that is in the range; compared to the microsecond. Unset means no upper bound; a Timestamp outside
+        the years 1 to 9999 gets INVALID_ARGUMENT.
+        """
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        min: _builtins.float | None = ...,
+        max: _builtins.float | None = ...,
+        min_time: _timestamp_pb2.Timestamp | None = ...,
+        max_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "max", b"max", "max_time", b"max_time", "min", b"min", "min_time", b"min_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "attribute", b"attribute", "max", b"max", "max_time", b"max_time", "min", b"min", "min_time", b"min_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+
+Global___AttributeRange: _TypeAlias = AttributeRange  # noqa: Y015
+
+@_typing.final
+class AttributeExists(_message.Message):
+    """An attribute that has a value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """The attribute. Required, 1 to 512 bytes; INVALID_ARGUMENT otherwise."""
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeExists: _TypeAlias = AttributeExists  # noqa: Y015
 
 @_typing.final
 class GetReleaseRequest(_message.Message):

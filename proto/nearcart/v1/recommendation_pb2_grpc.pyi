@@ -7,10 +7,13 @@ Rules that hold everywhere:
 
 * Ids are opaque UTF-8 strings of 1 to 512 bytes without NUL characters. Comparison is exact: case and spaces count.
 * Nothing is silently clipped. A request outside a stated limit gets INVALID_ARGUMENT, whose details hold one
-  google.rpc.BadRequest with a violation per offending field (the first 20 of them; elements are named as
-  `item_ids[3]`) and one google.rpc.ErrorInfo (domain "nearcart").
+  google.rpc.BadRequest with a violation per offending field (the first 20 of them, fewer where they are long;
+  elements are named as `item_ids[3]`) and one google.rpc.ErrorInfo (domain "nearcart").
 * A request is at most 4 MiB unless the server was started with another limit; beyond it gRPC answers
-  RESOURCE_EXHAUSTED before reading the request. That is the only bound of `exclude_item_ids`.
+  RESOURCE_EXHAUSTED before reading the request. That is the only bound of `exclude_item_ids` and `allowed_item_ids`.
+* Whatever restricts an answer restricts it together: an item comes back only where `filter`, `allowed_item_ids`,
+  `exclude_item_ids` and `repeat` all let it, and never where it is not available. As many items come back as the
+  smaller of `limit` and the number of items that are left.
 * Every RPC only reads, so a call that failed with UNAVAILABLE can be sent again.
 * One answer comes from one release, which it names: a new release is swapped in whole between two calls.
 """

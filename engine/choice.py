@@ -1,0 +1,198 @@
+"""Which search keeps the promised recall and is the fastest of those: several are built, tuned and measured.
+
+Exact search always keeps the promise, so it is the one to beat. An approximate one is tuned on one half of the queries
+of each kind, from cheap settings to dear ones, until it keeps the promise; then the other half judges it, so that what
+was chosen for its luck is found out. Which are tried depends on the catalogue and on the seconds that may be spent, by
+estimates and never by the clock: the same catalogue and budget try the same searches. Checked by tests/test_choice.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import IndexUnsupported
+from engine.faiss_search import build_faiss
+from engine.index import Files, Index
+from engine.measurement import Measured, Queries, alone_microseconds, batch_microseconds, measure
+from engine.plan import PRUNED, IndexPlan
+from engine.release import INDEX_FILE, Draft
+
+_FEWEST_ITEMS = 10_000
+"""With fewer items exact search is as fast as calling it."""
+_WORTH = 0.7
+"""An approximate search must take less than this share of the exact one's time: what it costs is recall."""
+BATCHES = (16, 64, 256, 1024)
+_NEVER = 1 << 20
+_GAP = 1.5
+"""A setting this much slower than the best one ends the search for a better one: dearer ones follow."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A search and its settings, from cheap to dear; `seconds` is what building it may take."""
+
+    factory: str
+    settings: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A search that was measured on each kind of query, and whether it kept the promise on all of them."""
+
+    plan: IndexPlan
+    measured: Mapping[str, Measured]
+    kept: bool
+    build_seconds: float
+    size_bytes: int
+
+    @property
+    def microseconds(self) -> float:
+        """The mean over the kinds of query."""
+        return float(np.mean([each.microseconds for each in self.measured.values()])) if self.measured else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest's words."""
+        return {
+            "factory": self.plan.factory,
+            "search_parameters": self.plan.search_parameters,
+            "kept": self.kept,
+            "build_seconds": round(self.build_seconds, 3),
+            "size_bytes": self.size_bytes,
+            "measured": {kind: each.as_dict() for kind, each in self.measured.items()},
+        }
+
+
+def families(n_items: int, factors: int, promised_recall: float, seconds: float) -> list[Family]:
+    """What to try beside exact search; none where exactness is promised, or the catalogue is small."""
+    if promised_recall >= 1 or n_items < _FEWEST_ITEMS:
+        return []
+    lists = 1 << round(math.log2(4 * math.sqrt(n_items)))
+    probes = [2**i for i in range(int(math.log2(lists)))]
+    work = n_items * factors
+    wanted = [
+        Family(PRUNED, tuple(f"confidence={c / 20:g}" for c in range(1, 20)), 0.0),
+        Family(f"IVF{lists},Flat", tuple(f"nprobe={p}" for p in probes), 1 + work * lists * 1.2e-10),
+        Family(
+            f"IVF{lists},PQ{_quantizers(factors)}x4fs",
+            tuple(f"nprobe={p},rerank={r}" for p in probes for r in (4, 12)),
+            5 + work * lists * 1.2e-10 + work * 1e-7,
+        ),
+        Family("HNSW32", tuple(f"efSearch={2**i}" for i in range(4, 11)), work * math.log2(n_items) * 1.5e-7),
+    ]
+    spent, chosen = 0.0, []
+    for family in wanted:
+        if spent + family.seconds <= seconds:
+            spent += family.seconds
+            chosen.append(family)
+    return chosen
+
+
+def choose(
+    draft: Draft,
+    vectors: NDArray[np.float32],
+    available: NDArray[np.bool_],
+    queries: Mapping[str, Queries],
+    promised_recall: float,
+    seconds: float,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> list[Candidate]:
+    """Build and measure in a draft that holds the table already; the fastest that keeps the promise comes first.
+
+    The draft is left without a FAISS index: engine.calibration builds the one that is chosen.
+    """
+    tuning = {kind: each.every_other(0) for kind, each in queries.items() if len(each.vectors) > 1}
+    judging = {kind: each.every_other(1) for kind, each in queries.items() if len(each.vectors) > 1}
+    exact = Index(draft, vectors, IndexPlan(), available)
+    candidates = [candidate(exact, IndexPlan(), judging, promised_recall, 0.0, 0)]
+    on_step(_told(candidates[0]))
+    path = draft.verified_path(INDEX_FILE)
+    for family in families(len(vectors), vectors.shape[1], promised_recall, seconds) if tuning else []:
+        started = time.monotonic()
+        try:
+            if family.factory != PRUNED:
+                build_faiss(vectors, IndexPlan(family.factory), path)
+            build_seconds, size = time.monotonic() - started, path.stat().st_size if path.exists() else 0
+            best = min(each.microseconds for each in candidates if each.kept)
+            found = _tuned(draft, vectors, available, family, tuning, promised_recall, best)
+            if found is not None:
+                index = Index(draft, vectors, found, available)
+                candidates.append(candidate(index, found, judging, promised_recall, build_seconds, size))
+                on_step(_told(candidates[-1]))
+            else:
+                on_step(f"{family.factory}: none of its settings is faster and keeps the promise")
+        except IndexUnsupported as error:
+            on_step(f"{family.factory}: left out: {error}")
+        finally:
+            path.unlink(missing_ok=True)
+    order = sorted(range(len(candidates)), key=lambda i: _rank(candidates[i], candidates[0]))
+    return [candidates[i] for i in order]
+
+
+def candidate(
+    index: Index,
+    plan: IndexPlan,
+    queries: Mapping[str, Queries],
+    promised_recall: float,
+    build_seconds: float,
+    size_bytes: int,
+) -> Candidate:
+    """Measure one index on each kind of query."""
+    measured = {kind: measure(index, each) for kind, each in queries.items() if len(each.vectors)}
+    kept = all(each.lower >= promised_recall for each in measured.values())
+    return Candidate(plan, measured, kept, build_seconds, size_bytes)
+
+
+def fewest_in_blocks(
+    files: Files, vectors: NDArray[np.float32], plan: IndexPlan, queries: Mapping[str, Queries]
+) -> int:
+    """From how many queries on products of matrices are faster than asking one by one; more than are ever asked."""
+    blocks = Index(files, vectors, replace(plan, matrix_queries=1))
+    alone = Index(files, vectors, replace(plan, matrix_queries=_NEVER))
+    one_by_one = batch_microseconds(alone, queries, BATCHES[0])
+    return next((size for size in BATCHES if batch_microseconds(blocks, queries, size) < one_by_one), _NEVER)
+
+
+def _rank(each: Candidate, exact: Candidate) -> tuple[bool, float]:
+    """Those that keep the promise first, then by time; what is exact is given a start."""
+    return (not each.kept, each.microseconds * (_WORTH if each is exact else 1.0))
+
+
+def _tuned(
+    draft: Draft,
+    vectors: NDArray[np.float32],
+    available: NDArray[np.bool_],
+    family: Family,
+    queries: Mapping[str, Queries],
+    promised_recall: float,
+    best: float,
+) -> IndexPlan | None:
+    """The cheapest setting that keeps the promise on these queries; None where it would be slower than `best`."""
+    for setting in family.settings:
+        plan = IndexPlan(family.factory, setting)
+        index = Index(draft, vectors, plan, available)
+        if np.mean([alone_microseconds(index, each) for each in queries.values()]) > _GAP * best:
+            return None
+        if all(measure(index, each).lower >= promised_recall for each in queries.values()):
+            return plan
+    return None
+
+
+def _quantizers(factors: int) -> int:
+    """Half as many 4-bit codes as coordinates, where that divides them."""
+    return next(m for m in range(max(1, factors // 2), 0, -1) if factors % m == 0)
+
+
+def _told(each: Candidate) -> str:
+    kinds = ", ".join(
+        f"{kind} {found.recall:.4f} (at least {found.lower:.4f}) in {found.microseconds:.0f} us"
+        for kind, found in each.measured.items()
+    )
+    return f"{each.plan}: {kinds}"

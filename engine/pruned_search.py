@@ -1,0 +1,85 @@
+"""Search by pruning: one query by one scan, many by products of matrices; exact, or as exact as `confidence` says.
+
+The arrays are engine.pruned_table's, the kernels engine.pruned_scan's. Scores are computed by engine.scoring.score_row,
+and have the bits of engine.scoring.score_rows. Kept honest by tests/test_index.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.pruned_scan import BLOCK, search_one, take_products
+from engine.pruned_table import PrunedTable, rounding, underflow
+from engine.scoring import Found
+
+_MOST_ROWS = 512
+"""Of the rows that are multiplied at a time. The first are BLOCK, since all of them are scored, then twice as many."""
+_MOST_PRODUCTS = 1 << 18
+"""Products of one block with some of the queries: 1 MiB, as much as the second-level cache holds."""
+_ALL: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
+
+
+class PrunedSearch:
+    """Over vectors float32 (n, d) and their table. Thread-safe. confidence 1: exact; in blocks always exact."""
+
+    def __init__(self, vectors: NDArray[np.float32], table: PrunedTable, confidence: float = 1.0) -> None:
+        self._vectors, self._table = vectors, table
+        self._arrays = tuple(table.arrays().values())
+        self._confidence = np.float32(confidence)
+        d = vectors.shape[1]
+        self._rounding, self._underflow = rounding(d), np.float32(underflow(d))
+
+    def one(
+        self, query: NDArray[np.float32], k: int, excluded: NDArray[np.int32], allowed: NDArray[np.bool_] | None
+    ) -> Found:
+        """The k best rows for query float32 (d,) that are allowed bool (n,), None for all, and not excluded int32.
+
+        What is excluded ascends. k is at least 1.
+        """
+        rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+        mask = _ALL if allowed is None else allowed
+        size = search_one(
+            self._vectors, *self._arrays, query, self._confidence, self._underflow, mask, excluded, rows, scores
+        )
+        return rows[:size], scores[:size]
+
+    def many(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Sequence[NDArray[np.int32]],
+        allowed: NDArray[np.bool_] | None,
+    ) -> list[Found]:
+        """The same for each of queries float32 (m, d), whatever the confidence: by products with blocks of rows."""
+        order, norms = self._table.order, self._table.block_norms[:, 0]
+        mask = _ALL if allowed is None else allowed
+        starts = np.zeros(len(queries) + 1, dtype=np.int64)
+        np.cumsum([len(rows) for rows in excluded], out=starts[1:])
+        left_out = np.concatenate(excluded).astype(np.int32)
+        rows = np.empty((len(queries), k), dtype=np.int32)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        sizes = np.zeros(len(queries), dtype=np.int64)
+        lengths = np.sqrt(np.einsum("md,md->m", queries, queries, dtype=np.float64)) * 1.000001
+        going = np.arange(len(queries))
+        first, size = 0, BLOCK
+        while first < len(order):
+            norm = float(norms[first // BLOCK])
+            going = going[~(scores[going, -1] > lengths[going] * norm + self._underflow)]
+            if not len(going):
+                break
+            block_rows = order[first : first + size]
+            block = self._vectors[block_rows]
+            margins = (lengths * norm * 2 * self._rounding + 2 * self._underflow).astype(np.float32)
+            step = max(1, _MOST_PRODUCTS // len(block_rows))
+            for start in range(0, len(going), step):
+                chosen = going[start : start + step]
+                products = queries[chosen] @ block.T
+                take_products(
+                    products, block_rows, self._vectors, queries, chosen, margins, mask, left_out, starts,
+                    rows, scores, sizes,
+                )  # fmt: skip
+            first, size = first + size, min(2 * size, _MOST_ROWS)
+        return [(rows[i, :size], scores[i, :size]) for i, size in enumerate(sizes.tolist())]

@@ -1,0 +1,84 @@
+"""The kernels of pruning against a scan in float64; once more with the JIT off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+
+from engine.pruned_scan import BLOCK, search_one, take_products
+from engine.pruned_table import build_table, underflow
+
+NOTHING = np.empty(0, dtype=np.int32)
+ALL = np.empty(0, dtype=np.bool_)
+
+
+def whole_vectors(n, d, seed=0):
+    """Integer coordinates, whose scores are exact in float32; half of the rows are copies."""
+    vectors = np.random.default_rng(seed).integers(-3, 4, size=(n, d)).astype(np.float32)
+    vectors[1::2] = vectors[::2][: n // 2]
+    return vectors
+
+
+def searched(vectors, query, k, allowed=ALL, excluded=NOTHING, confidence=1.0):
+    rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+    d = vectors.shape[1]
+    size = search_one(
+        vectors, *build_table(vectors).arrays().values(), query,
+        np.float32(confidence), np.float32(underflow(d)), allowed, excluded, rows, scores,
+    )  # fmt: skip
+    return rows[:size].tolist(), scores[:size].tolist()
+
+
+def expected(vectors, query, k, allowed=ALL, excluded=NOTHING):
+    scores = vectors.astype(np.float64) @ query.astype(np.float64)
+    if len(allowed):
+        scores[~allowed] = -np.inf
+    scores[excluded] = -np.inf
+    rows = reference.best_rows(scores, k)
+    return rows, scores[rows].tolist()
+
+
+@pytest.mark.parametrize("d", [3, 8, 20])
+@pytest.mark.parametrize("k", [1, 7, BLOCK, 150])
+def test_one_query_finds_the_best_rows_in_order(d, k):
+    vectors = whole_vectors(150, d)
+    for query in whole_vectors(5, d, seed=1):
+        assert searched(vectors, query, k) == expected(vectors, query, k)
+
+
+def test_rows_that_are_not_allowed_or_excluded_are_passed_over():
+    vectors, query = whole_vectors(150, 12), whole_vectors(1, 12, seed=2)[0]
+    allowed = np.random.default_rng(3).random(150) < 0.4
+    excluded = np.arange(0, 150, 7, dtype=np.int32)
+    assert searched(vectors, query, 10, allowed, excluded) == expected(vectors, query, 10, allowed, excluded)
+    assert searched(vectors, query, 10, np.zeros(150, dtype=np.bool_)) == ([], [])
+
+
+def test_a_score_that_is_no_number_is_never_found():
+    vectors = whole_vectors(70, 8)
+    vectors[5] = np.nan
+    query = np.ones(8, dtype=np.float32)
+    rows, _ = searched(vectors, query, 70)
+    assert 5 not in rows
+    assert len(rows) == 69
+
+
+def test_products_from_elsewhere_find_the_same_rows():
+    vectors, queries = whole_vectors(150, 12), whole_vectors(6, 12, seed=4)
+    allowed = np.random.default_rng(5).random(150) < 0.7
+    excluded = [np.arange(i, 150, 9 + i, dtype=np.int32) for i in range(6)]
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in excluded])]).astype(np.int64)
+    rows, scores = np.empty((6, 10), dtype=np.int32), np.empty((6, 10), dtype=np.float32)
+    sizes, margins = np.zeros(6, dtype=np.int64), np.full(6, 0.5, dtype=np.float32)
+    for first in range(0, 150, 40):
+        block = np.arange(first, min(first + 40, 150), dtype=np.int32)[::-1].copy()
+        for chosen in (np.array([0, 2, 4]), np.array([1, 3, 5])):
+            products = queries[chosen] @ vectors[block].T + np.float32(0.25)
+            take_products(
+                products, block, vectors, queries, chosen, margins, allowed, np.concatenate(excluded), starts,
+                rows, scores, sizes,
+            )  # fmt: skip
+    for i, query in enumerate(queries):
+        wanted = expected(vectors, query, 10, allowed, excluded[i])
+        assert (rows[i, : sizes[i]].tolist(), scores[i, : sizes[i]].tolist()) == wanted
