@@ -53,42 +53,29 @@ def add_measured_index(
     IndexUnsupported, PublishFailed.
     """
     with threadpool_limits(1, "blas"):  # as when serving
-        return _added(draft, plan, item_vectors, available, queries, promised_recall, seconds, on_step)
-
-
-def _added(
-    draft: Draft,
-    plan: IndexPlan,
-    item_vectors: NDArray[np.float32],
-    available: NDArray[np.bool_],
-    queries: Mapping[str, Queries],
-    promised_recall: float,
-    seconds: float,
-    on_step: Callable[[str], None],
-) -> dict[str, Any]:
-    kinds = {kind: each for kind, each in queries.items() if len(each.vectors)}
-    tried = []
-    if plan.factory == AUTO:
-        add_table(draft, item_vectors)
-        tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, on_step)
-        plan = tried[0].plan
-    add_index(draft, item_vectors, plan)
-    if kinds:
-        plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
-    index = Index(draft, item_vectors, plan, available)
-    chosen = candidate(index, plan, kinds, promised_recall, 0.0, 0)
-    for kind, found in chosen.measured.items():
-        advice = f"Nothing was published: raise its search parameters, or use {AUTO!r}"
-        _require(found, promised_recall, kind, plan, advice)
-    return {
-        "factory": plan.factory,
-        "search_parameters": plan.search_parameters,
-        "promised_recall": promised_recall,
-        "measured": {kind: found.as_dict() for kind, found in chosen.measured.items()},
-        "matrix_queries": plan.matrix_queries,
-        "microseconds_in_batches": {str(size): batch_microseconds(index, kinds, size) for size in BATCHES if kinds},
-        "candidates": [each.as_dict() for each in tried],
-    }
+        kinds = {kind: each for kind, each in queries.items() if len(each.vectors)}
+        tried = []
+        if plan.factory == AUTO:
+            add_table(draft, item_vectors)
+            tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, on_step)
+            plan = tried[0].plan
+        add_index(draft, item_vectors, plan)
+        if kinds:
+            plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
+        index = Index(draft, item_vectors, plan, available)
+        chosen = candidate(index, plan, kinds, promised_recall, 0.0, 0)
+        for kind, found in chosen.measured.items():
+            advice = f"Nothing was published: raise its search parameters, or use {AUTO!r}"
+            _require(found, promised_recall, kind, plan, advice)
+        return {
+            "factory": plan.factory,
+            "search_parameters": plan.search_parameters,
+            "promised_recall": promised_recall,
+            "measured": {kind: found.as_dict() for kind, found in chosen.measured.items()},
+            "matrix_queries": plan.matrix_queries,
+            "microseconds_in_batches": {str(size): batch_microseconds(index, kinds, size) for size in BATCHES if kinds},
+            "candidates": [each.as_dict() for each in tried],
+        }
 
 
 def _require(found: Measured, promised_recall: float, kind: str, plan: IndexPlan, advice: str) -> None:
