@@ -72,6 +72,6 @@ def _chosen(
     draft = Draft(folder, name).__enter__()  # its files go with the folder
     available = np.ones(len(vectors), dtype=np.bool_)
     index = add_measured_index(draft, IndexPlan(AUTO), vectors, available, queries, promise, _SECONDS)
-    plan = IndexPlan(index["factory"], index["search_parameters"])
+    plan = IndexPlan(index["factory"], index["search_parameters"], index["matrix_queries"])
     size = sum(path.stat().st_size for path in draft.directory.rglob("*") if path.is_file())
     return plan, Index(draft, vectors, plan), size

@@ -74,7 +74,7 @@ def families(n_items: int, factors: int, promised_recall: float, seconds: float)
     """What to try beside exact search; none where exactness is promised, or the catalogue is small."""
     if promised_recall >= 1 or n_items < _FEWEST_ITEMS:
         return []
-    lists = 1 << round(math.log2(4 * math.sqrt(n_items)))
+    lists = 1 << round(math.log2(math.sqrt(n_items)))
     probes = [2**i for i in range(int(math.log2(lists)))]
     work = n_items * factors
     wanted = [

@@ -24,8 +24,8 @@ from engine.scoring import Found, best_of_rows
 
 TABLE = "index"
 """The directory of a release that holds the arrays of a PrunedTable."""
-_SCAN_SHARE = 16
-"""Where fewer than n / 16 rows are allowed they are scored one by one: pruning has no high score to compare with."""
+_SCAN_SHARE = 8
+"""Where fewer than n / 8 rows are allowed they are scored one by one: pruning has no high score to compare with."""
 _NOTHING: Found = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
 
 

@@ -12,6 +12,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Any as Anything
 from typing import TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ CACHE_BYTES = 128 << 20
 _MOST_NAMED = 8
 """Attributes that a refusal lists."""
 
-V = TypeVar("V", bound="BitMap | NDArray[np.bool_]")
+V = TypeVar("V", bound="BitMap | NDArray[Anything]")
 
 
 class Masks:
@@ -55,6 +56,21 @@ class Masks:
         mask[np.frombuffer(bitmap.to_array(), dtype=np.uint32)] = True
         mask.flags.writeable = False
         return self._cache.keep(("mask", filter), mask, mask.nbytes)
+
+    def rows(self, filter: Filter, most: int) -> NDArray[np.int32] | None:
+        """The rows that meet the filter, int32 ascending, read-only, where they are at most so many; else None.
+
+        Raises InvalidQuery as `mask`.
+        """
+        known = self._cache.get(("rows", filter))
+        if isinstance(known, np.ndarray):
+            return known if len(known) <= most else None
+        mask = self.mask(filter)
+        if np.count_nonzero(mask) > most:
+            return None
+        rows = np.flatnonzero(mask).astype(np.int32)
+        rows.flags.writeable = False
+        return self._cache.keep(("rows", filter), rows, rows.nbytes)
 
     def _bitmap(self, filter: Filter, field: str, violations: Violations) -> BitMap:
         """The rows that meet a filter; what comes from the cache is shared, so nothing is changed in place."""
@@ -120,11 +136,11 @@ class Cache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[str, Filter], tuple[BitMap | NDArray[np.bool_], int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, Filter], tuple[BitMap | NDArray[Anything], int]] = OrderedDict()
         self._lock = threading.Lock()
         self.size_bytes = 0
 
-    def get(self, key: tuple[str, Filter]) -> BitMap | NDArray[np.bool_] | None:
+    def get(self, key: tuple[str, Filter]) -> BitMap | NDArray[Anything] | None:
         """What was kept, if it still is."""
         with self._lock:
             entry = self._entries.get(key)

@@ -171,6 +171,9 @@ def search_one(  # type: ignore[no-untyped-def]
             place = block * 64 + i
             if bounds[i] < least:
                 continue
+            row = order[place]
+            if len(allowed) and not allowed[row]:
+                continue
             bound = highest = sums[i] + errors[place] * length
             for segment in range(segments):
                 codes = tail_codes[place, segment * 64 : (segment + 1) * 64]
@@ -180,8 +183,7 @@ def search_one(  # type: ignore[no-untyped-def]
                     break
             if highest < least:
                 continue
-            row = order[place]
-            if (len(allowed) and not allowed[row]) or _holds(excluded, row):
+            if _holds(excluded, row):
                 continue
             size = _insert(row, score_row(vectors[row], query), size, rows, scores)
             if size == k:

@@ -17,8 +17,10 @@ from engine.masks import Masks
 from engine.queries import CartQuery, SimilarQuery, UserQuery
 
 FEW_ALLOWED = 16_384
-"""Up to so many allowed items are scored one by one, more become a mask: of 2 million items with 64 factors 4,096 took
-.09 ms and 7.5 ms by a mask, 16,384 .9 and 2.4 ms (a busy 2-core machine)."""
+_FEW_SHARE = 16
+"""Up to so many allowed items, or items that meet a filter, and up to n / 16 of them, are scored one by one; more
+become a mask. Of 2 million items with 64 factors 4,096 took .09 ms and 7.5 ms by a mask, 16,384 .9 and 2.4 ms (a busy
+2-core machine)."""
 FEW_DENIED = 512
 """Up to so many denied items are a list, more become a mask: of 2 million items 256 took .11 ms and .12 ms by a mask,
 1,024 .21 and .13 ms."""
@@ -63,6 +65,7 @@ class Restrictions:
     def __init__(self, items: IdTable, masks: Masks) -> None:
         self._items = items
         self._masks = masks
+        self._few = min(FEW_ALLOWED, len(items) // _FEW_SHARE)
 
     def of(self, queries: Sequence[UserQuery | CartQuery | SimilarQuery]) -> list[Allowed]:
         """What each query restricts; what many queries of a batch share is looked up once. Raises InvalidQuery."""
@@ -76,11 +79,13 @@ class Restrictions:
         return allowed
 
     def _of(self, query: UserQuery | CartQuery | SimilarQuery) -> Allowed:
-        mask = None if query.filter is None else self._masks.mask(query.filter)
-        only = None
+        only = None if query.filter is None else self._masks.rows(query.filter, self._few)
+        mask = None if query.filter is None or only is not None else self._masks.mask(query.filter)
         if query.allowed_item_ids:
             rows = self._rows(query.allowed_item_ids)
-            if len(rows) <= FEW_ALLOWED:
+            if only is not None:
+                only = np.intersect1d(only, rows)
+            elif len(rows) <= self._few:
                 only = _ascending(rows)
             else:
                 listed = np.zeros(len(self._items), dtype=np.bool_)

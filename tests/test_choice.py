@@ -46,7 +46,7 @@ def test_where_exactness_is_promised_or_little_is_to_be_searched_nothing_else_is
 
 def test_the_budget_decides_what_is_built_by_estimates_that_grow_with_the_catalogue():
     assert factories(families(50_000, 64, 0.99, 0.0)) == [PRUNED]
-    assert factories(families(50_000, 64, 0.99, 1e9)) == [PRUNED, "IVF1024,Flat", "IVF1024,PQ32x4fs", "HNSW32"]
+    assert factories(families(50_000, 64, 0.99, 1e9)) == [PRUNED, "IVF256,Flat", "IVF256,PQ32x4fs", "HNSW32"]
     seconds = [sum(each.seconds for each in families(n, 64, 0.99, 1e9)) for n in (50_000, 500_000, 5_000_000)]
     assert seconds == sorted(seconds)
 

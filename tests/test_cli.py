@@ -67,7 +67,7 @@ def test_the_version_is_the_packages(capsys):
         (["train", "nowhere.csv", "--releases", "nowhere", "--event-weights", "view"], 2, "KIND=NUMBER"),
         (["train", "nowhere.csv", "--releases", "nowhere", "--recall", "2"], 2, "at most 1"),
         (["evaluate", "--train", "nowhere.csv"], 2, "needs --test EVENTS, or --candidates FILE"),
-        (["evaluate", "--train", "a", "--test", "b", "--metrics", "wit@3"], 1, "unknown metric 'wit@3'"),
+        (["evaluate", "--train", "a", "--test", "b", "--metrics", "wit@3"], 2, "unknown metric 'wit@3'"),
     ],
 )
 def test_what_cannot_be_done_says_why_and_exits_with_its_code(arguments, code, message, capsys, tmp_path, monkeypatch):

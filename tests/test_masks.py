@@ -194,3 +194,13 @@ def test_many_threads_that_ask_at_once_get_the_same_as_one(small):
     with ThreadPoolExecutor(8) as threads:
         for n, found in enumerate(threads.map(ask, range(8))):
             assert found == [alone.mask(filters[(n * 5 + i) % 40]).tobytes() for i in range(40)]
+
+
+def test_the_rows_of_a_filter_are_told_where_they_are_few(small):
+    filter = AnyOf("category", ["cups"])
+    assert small.rows(filter, 1) is None
+    rows = small.rows(filter, 2)
+    assert rows.tolist() == [0, 3]
+    assert small.rows(filter, 2) is rows
+    assert small.rows(filter, 1) is None
+    assert not rows.flags.writeable

@@ -11,6 +11,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import UsageError
 from trainer.errors import EvaluationError
 from trainer.metrics import Catalogue, Ranking, measure, parse_metrics
 
@@ -203,5 +204,5 @@ def test_a_metric_that_says_nothing_about_anybody_is_refused(name):
     "names", ["recal@20", "recall", "recall@0", "recall@-1", "ndcg@20/min", "map@5/min", "", ",", "hr@1.5"]
 )
 def test_an_unknown_metric_is_refused_with_the_known_ones(names):
-    with pytest.raises(EvaluationError, match="expected"):
+    with pytest.raises(UsageError, match="expected"):
         parse_metrics(names)

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import UsageError
 from trainer.errors import EvaluationError
 
 Counts = NDArray[np.int64]
@@ -120,17 +121,17 @@ class Measured:
 
 
 def parse_metrics(names: str) -> tuple[Metric, ...]:
-    """Metrics from a comma-separated list such as "recall@20,recall@20/min,ndcg@20". Raises EvaluationError."""
+    """Metrics from a comma-separated list such as "recall@20,recall@20/min,ndcg@20". Raises UsageError."""
     metrics = []
     for name in filter(None, (each.strip().lower() for each in names.split(","))):
         match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,3})(/min)?", name)
         kind = "" if match is None else match[1] + (match[3] or "")
         if match is None or (kind not in _OF_HITS and kind not in _OF_ITEMS):
             known = _spelled([*_OF_HITS, *_OF_ITEMS])
-            raise EvaluationError(f"unknown metric {name!r}: expected one of {known}, with a number for k")
+            raise UsageError(f"unknown metric {name!r}: expected one of {known}, with a number for k")
         metrics.append(Metric(name, kind, int(match[2])))
     if not metrics:
-        raise EvaluationError("no metric was named: expected a list such as recall@20,ndcg@20")
+        raise UsageError("no metric was named: expected a list such as recall@20,ndcg@20")
     return tuple(metrics)
 
 
