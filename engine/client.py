@@ -89,6 +89,7 @@ class Cart:
 
     item_ids: Sequence[str]
     user_id: str | None = None
+    quantities: Sequence[int] = ()
 
 
 class Client:
@@ -160,6 +161,8 @@ class Client:
         titles: bool = False,
         filter: Filter | None = None,
         allowed_item_ids: Sequence[str] = (),
+        quantities: Sequence[int] = (),
+        history_weight: float = 0.0,
     ) -> Recommendations:
         """What goes with this cart?"""
         request = self._request(
@@ -173,6 +176,8 @@ class Client:
             include_titles=titles,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            quantities=quantities,
+            history_weight=history_weight,
         )
         return _one(self._ask(self._stub.RecommendForCart, request))
 
@@ -232,17 +237,22 @@ class Client:
         strict: bool = False,
         filter: Filter | None = None,
         allowed_item_ids: Sequence[str] = (),
+        history_weight: float = 0.0,
     ) -> list[Recommendations]:
         """What goes with each of these carts? Answers in their order."""
         request = self._request(
             wire.BatchRecommendForCartsRequest,
-            carts=[self._request(wire.Cart, item_ids=cart.item_ids, user_id=cart.user_id) for cart in carts],
+            carts=[
+                self._request(wire.Cart, item_ids=cart.item_ids, user_id=cart.user_id, quantities=cart.quantities)
+                for cart in carts
+            ],
             limit=limit,
             exclude_item_ids=exclude_item_ids,
             repeat=_REPEATS[repeat],
             strict=strict,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            history_weight=history_weight,
         )
         response = self._ask(self._stub.BatchRecommendForCarts, request)
         return list(_many(response, [cart.item_ids for cart in carts]))

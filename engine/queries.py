@@ -24,6 +24,8 @@ MAX_LIMIT = 1_000
 """Items one query may ask for."""
 MAX_CART_ITEMS = 500
 """Items of a cart, and recent items of a user."""
+MAX_QUANTITY = 1_000_000
+"""Of one item in a cart."""
 MAX_BATCH_QUERIES = 1_000
 """Queries of one batch call."""
 MAX_BATCH_ANSWERS = 100_000
@@ -71,7 +73,8 @@ class CartQuery:
 
     The cart alone is the query: joining the user's history found the hidden item of a basket half as often
     (docs/decisions/0004-cart-and-user.md). A `user_id` says whose history `repeat` is about, and who is answered for
-    where no item of the cart is known.
+    where no item of the cart is known. `quantities` are as many as items, empty for one of each. `history_weight`, from
+    0 to 1, is what the user's history counts all the same.
     """
 
     item_ids: Sequence[str]
@@ -82,6 +85,8 @@ class CartQuery:
     strict: bool = False
     filter: Filter | None = None
     allowed_item_ids: Sequence[str] = ()
+    quantities: Sequence[int] = ()
+    history_weight: float = 0.0
 
 
 @dataclass(frozen=True)

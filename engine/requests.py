@@ -19,6 +19,7 @@ from engine.queries import (
     MAX_BATCH_QUERIES,
     MAX_CART_ITEMS,
     MAX_LIMIT,
+    MAX_QUANTITY,
     CartQuery,
     Repeat,
     SimilarQuery,
@@ -62,6 +63,8 @@ def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:
         strict=request.strict,
         filter=check.filter(request),
         allowed_item_ids=check.allowed(request),
+        quantities=check.quantities("quantities", request.quantities, len(request.item_ids)),
+        history_weight=check.history_weight(request.history_weight, has_user=request.HasField("user_id")),
     )
     check.user_for(query.repeat, has_user=query.user_id is not None)
     check.close()
@@ -102,12 +105,17 @@ def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]
     excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
     repeat = check.repeat(request.repeat, Repeat.MIX)
     filter, allowed = check.filter(request), check.allowed(request)
-    check.user_for(repeat, has_user=all(cart.HasField("user_id") for cart in carts))
+    has_users = all(cart.HasField("user_id") for cart in carts)
+    check.user_for(repeat, has_user=has_users)
+    weight = check.history_weight(request.history_weight, has_user=has_users)
     queries = []
     for position, cart in enumerate(carts):
         item_ids = check.ids(f"carts[{position}].item_ids", cart.item_ids, least=1, most=MAX_CART_ITEMS)
         user_id = check.id(f"carts[{position}].user_id", cart.user_id) if cart.HasField("user_id") else None
-        queries.append(CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict, filter, allowed))
+        quantities = check.quantities(f"carts[{position}].quantities", cart.quantities, len(cart.item_ids))
+        queries.append(
+            CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict, filter, allowed, quantities, weight)
+        )
     check.close()
     return queries
 
@@ -184,6 +192,28 @@ class Check:
             self._violations.add("repeat", f"is {value}, which the enum Repeat does not name")
             return default
         return repeat
+
+    def quantities(self, field: str, values: Sequence[int], n_items: int) -> tuple[int, ...]:
+        """How many of each of n_items items there are; none are one of each."""
+        quantities = tuple(values)
+        if quantities and len(quantities) != n_items:
+            self._violations.add(
+                field, f"has {len(quantities):,} elements for {n_items:,} items; expected as many, or none"
+            )
+            return ()
+        for position, quantity in enumerate(quantities):
+            if not 1 <= quantity <= MAX_QUANTITY:
+                self._violations.add(f"{field}[{position}]", f"is {quantity:,}; expected 1 to {MAX_QUANTITY:,}")
+                break
+        return quantities
+
+    def history_weight(self, weight: float, *, has_user: bool) -> float:
+        """What a history counts for beside a cart."""
+        if not 0 <= weight <= 1:
+            self._violations.add("history_weight", f"is {weight:g}; expected 0 to 1")
+        elif weight > 0 and not has_user:
+            self._violations.add("history_weight", "is about the user's history: give a user_id")
+        return weight
 
     def user_for(self, repeat: Repeat, *, has_user: bool) -> None:
         """The user whose history Repeat.ONLY asks for; `engine.retrieval` refuses with the same words."""

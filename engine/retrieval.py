@@ -102,7 +102,7 @@ class Snapshot:
         recent, unknown = self._known(query.recent_item_ids)
         rows, values = self._history(user)
         if len(recent):
-            rows, values = _merge(rows, values, recent)
+            rows, values = _merge(rows, values, recent, _ones(recent))
         if query.repeat is Repeat.NEVER:
             allowed = allowed.without(rows)
         elif query.repeat is Repeat.ONLY:
@@ -134,8 +134,10 @@ class Snapshot:
         elif query.repeat is Repeat.ONLY:
             allowed = allowed.among(history[values > 0])
         if len(cart):
-            vector = self._encoder.encode(cart, _ones(cart))
-            return _Plan(query.limit, Source.CART, allowed, vector, unknown)
+            rows, weights = cart, self._weights(query, cart)
+            if query.history_weight > 0:
+                rows, weights = _merge(history, values * np.float32(query.history_weight), cart, weights)
+            return _Plan(query.limit, Source.CART, allowed, self._encoder.encode(rows, weights), unknown)
         if (values > 0).any():
             return _Plan(query.limit, Source.PERSONAL, allowed, self._user_vectors[user], unknown)
         return _Plan(query.limit, Source.POPULAR, allowed, None, unknown)
@@ -196,6 +198,16 @@ class Snapshot:
         require_rows(rows, len(self._items))
         return rows, self._history_values[start:stop]
 
+    def _weights(self, query: CartQuery, cart: Rows) -> NDArray[np.float32]:
+        """What the items of a cart, by their rows, weigh: 1 + log of the quantity, as training weighs counts."""
+        if not query.quantities:
+            return _ones(cart)
+        rows = self._items.rows(query.item_ids)
+        is_known = rows >= 0
+        places = np.searchsorted(cart, rows[is_known])
+        quantities = np.bincount(places, np.asarray(query.quantities, dtype=np.float64)[is_known], len(cart))
+        return (1 + np.log(quantities)).astype(np.float32)
+
     def _known(self, item_ids: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of the known ids, ascending and unique, and the ids that are unknown, in their order."""
         if not item_ids:
@@ -232,13 +244,15 @@ class _Plan:
     unknown_item_ids: tuple[str, ...] = ()
 
 
-def _merge(rows: Rows, values: NDArray[np.float32], added: Rows) -> tuple[Rows, NDArray[np.float32]]:
-    """History and added rows, ascending; a row that is in both keeps the larger of its weight and 1."""
+def _merge(
+    rows: Rows, values: NDArray[np.float32], added: Rows, weights: NDArray[np.float32]
+) -> tuple[Rows, NDArray[np.float32]]:
+    """History and added rows, ascending; a row that is in both keeps the larger of its two weights."""
     union = np.union1d(rows, added)
     merged = np.zeros(len(union), dtype=np.float32)
     merged[np.searchsorted(union, rows)] = values
     places = np.searchsorted(union, added)
-    merged[places] = np.maximum(merged[places], np.float32(1))
+    merged[places] = np.maximum(merged[places], weights)
     return union.astype(np.int32), merged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import socket
 import threading
@@ -62,8 +63,11 @@ def test_every_option_of_a_cart_question_arrives(client: Client, snapshot: FakeS
         repeat=Repeat.NEVER,
         strict=True,
         titles=True,
+        quantities=[3, 1],
+        history_weight=0.5,
     )
-    assert snapshot.asked == [CartQuery(["item 0", "gone"], "user 1", 1, ["item 1"], Repeat.NEVER, True)]
+    asked = CartQuery(["item 0", "gone"], "user 1", 1, ["item 1"], Repeat.NEVER, True)
+    assert snapshot.asked == [dataclasses.replace(asked, quantities=(3, 1), history_weight=0.5)]
     assert answer == Recommendations(("item 2",), (1.0,), Source.CART, "release 1", ("gone",), ("ITEM 2",))
 
 

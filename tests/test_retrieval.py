@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 
 import made_filters
@@ -94,6 +95,19 @@ def for_user(shop, query):
     return UnknownUser if query.strict and not known else Expected(Source.POPULAR, None, excluded, only, unknown)
 
 
+def weights_of(shop, query, cart, entries):
+    """{row: weight} of a cart, by the sums of its quantities, beside what the history counts."""
+    weights = dict.fromkeys(cart, 1.0)
+    if query.quantities:
+        sums = dict.fromkeys(cart, 0)
+        for item_id, quantity in zip(query.item_ids, query.quantities, strict=True):
+            if item_id in shop.item_ids:
+                sums[shop.item_ids.index(item_id)] += quantity
+        weights = {row: 1 + math.log(quantity) for row, quantity in sums.items()}
+    history = {row: value * query.history_weight for row, value in entries.items()} if query.history_weight else {}
+    return history | {row: max(weight, history.get(row, 0)) for row, weight in weights.items()}
+
+
 def for_cart(shop, query):
     entries, cart = history_of(shop, query.user_id), known_rows(shop, query.item_ids)
     if query.user_id is None and query.repeat is Repeat.ONLY:
@@ -108,7 +122,7 @@ def for_cart(shop, query):
     if query.repeat is Repeat.NEVER:
         excluded |= set(entries)
     if cart:
-        return Expected(Source.CART, fold_in(shop, dict.fromkeys(cart, 1)), excluded, only, unknown)
+        return Expected(Source.CART, fold_in(shop, weights_of(shop, query, cart, entries)), excluded, only, unknown)
     if liked(entries):
         return Expected(Source.PERSONAL, fold_in(shop, entries), excluded, only, unknown)
     return Expected(Source.POPULAR, None, excluded, only, unknown)
@@ -197,15 +211,19 @@ user_queries = st.builds(
     strict=st.booleans(),
     **restricted,
 )
-cart_queries = st.builds(
-    CartQuery,
-    st.lists(items, max_size=12),
-    st.none() | users,
-    limits,
-    excludes,
-    repeat=repeats,
-    strict=st.booleans(),
-    **restricted,
+cart_queries = st.lists(st.tuples(items, st.integers(1, 9)), max_size=12).flatmap(
+    lambda cart: st.builds(
+        CartQuery,
+        st.just([item_id for item_id, _ in cart]),
+        st.none() | users,
+        limits,
+        excludes,
+        repeat=repeats,
+        strict=st.booleans(),
+        quantities=st.just(()) | st.just([quantity for _, quantity in cart]),
+        history_weight=st.sampled_from([0.0, 0.3, 1.0]),
+        **restricted,
+    )
 )
 
 

@@ -245,6 +245,24 @@ BAD_QUESTIONS = {
     "a cart of 501 items": (wire.RecommendForCartRequest(item_ids=["i"] * 501), {"item_ids"}),
     "a bad item in a cart": (wire.RecommendForCartRequest(item_ids=["a", "b", "c", "d\0"]), {"item_ids[3]"}),
     "a cart of a user without a name": (wire.RecommendForCartRequest(item_ids=["i"], user_id=""), {"user_id"}),
+    "quantities of other items": (
+        wire.RecommendForCartRequest(item_ids=["i", "j"], quantities=[1]),
+        {"quantities"},
+    ),
+    "a quantity of none": (wire.RecommendForCartRequest(item_ids=["i", "j"], quantities=[1, 0]), {"quantities[1]"}),
+    "a million and one of it": (
+        wire.RecommendForCartRequest(item_ids=["i"], quantities=[1_000_001]),
+        {"quantities[0]"},
+    ),
+    "a history that counts twice": (
+        wire.RecommendForCartRequest(item_ids=["i"], user_id="u", history_weight=2),
+        {"history_weight"},
+    ),
+    "a history that counts for no number": (
+        wire.RecommendForCartRequest(item_ids=["i"], user_id="u", history_weight=float("nan")),
+        {"history_weight"},
+    ),
+    "nobody's history": (wire.RecommendForCartRequest(item_ids=["i"], history_weight=0.5), {"history_weight"}),
     "what nobody had before": (wire.RecommendForCartRequest(item_ids=["i"], repeat=wire.REPEAT_ONLY), {"repeat"}),
     "nothing to be similar to": (wire.RecommendSimilarItemsRequest(limit=1001), {"item_id", "limit"}),
     "a batch of no users": (wire.BatchRecommendForUsersRequest(), {"user_ids"}),
@@ -255,6 +273,13 @@ BAD_QUESTIONS = {
     "a batch of 1001 carts": (
         wire.BatchRecommendForCartsRequest(carts=[wire.Cart(item_ids=["i"])] * 1001),
         {"carts"},
+    ),
+    "bad quantities and a cart without its user in a batch": (
+        wire.BatchRecommendForCartsRequest(
+            carts=[wire.Cart(item_ids=["i"], user_id="u", quantities=[1, 2]), wire.Cart(item_ids=["i"])],
+            history_weight=0.1,
+        ),
+        {"carts[0].quantities", "history_weight"},
     ),
     "bad carts in a batch": (
         wire.BatchRecommendForCartsRequest(

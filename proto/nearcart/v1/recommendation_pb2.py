@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n nearcart/v1/recommendation.proto\x12\x0bnearcart.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x02\n\x17RecommendForUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x17\n\x0frecent_item_ids\x18\x04 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\"\x9f\x01\n\x18RecommendForUserResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\x91\x02\n\x17RecommendForCartRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limitB\n\n\x08_user_id\"\x9f\x01\n\x18RecommendForCartResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xbe\x01\n\x1cRecommendSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\"\xa4\x01\n\x1dRecommendSimilarItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xdd\x01\n\x1d\x42\x61tchRecommendForUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\"\xa6\x01\n\x1e\x42\x61tchRecommendForUsersResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\xed\x01\n\x1d\x42\x61tchRecommendForCartsRequest\x12 \n\x05\x63\x61rts\x18\x01 \x03(\x0b\x32\x11.nearcart.v1.Cart\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\":\n\x04\x43\x61rt\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x14\n\x07user_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_user_id\"\xa6\x01\n\x1e\x42\x61tchRecommendForCartsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\xc8\x02\n\x06\x46ilter\x12&\n\x03\x61ll\x18\x01 \x01(\x0b\x32\x17.nearcart.v1.FilterListH\x00\x12&\n\x03\x61ny\x18\x02 \x01(\x0b\x32\x17.nearcart.v1.FilterListH\x00\x12\"\n\x03not\x18\x03 \x01(\x0b\x32\x13.nearcart.v1.FilterH\x00\x12.\n\x06\x61ny_of\x18\x04 \x01(\x0b\x32\x1c.nearcart.v1.AttributeValuesH\x00\x12/\n\x07none_of\x18\x05 \x01(\x0b\x32\x1c.nearcart.v1.AttributeValuesH\x00\x12,\n\x05range\x18\x06 \x01(\x0b\x32\x1b.nearcart.v1.AttributeRangeH\x00\x12.\n\x06\x65xists\x18\x07 \x01(\x0b\x32\x1c.nearcart.v1.AttributeExistsH\x00\x42\x0b\n\tcondition\"2\n\nFilterList\x12$\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x13.nearcart.v1.Filter\"4\n\x0f\x41ttributeValues\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xb3\x01\n\x0e\x41ttributeRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03min\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12,\n\x08min_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08max_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_minB\x06\n\x04_max\"$\n\x0f\x41ttributeExists\x12\x11\n\tattribute\x18\x01 \x01(\t\"\x13\n\x11GetReleaseRequest\"\x87\x02\n\x12GetReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nuser_count\x18\x03 \x01(\x03\x12\x12\n\nitem_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\x05\x12=\n\x07metrics\x18\x06 \x03(\x0b\x32,.nearcart.v1.GetReleaseResponse.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*S\n\x06Repeat\x12\x16\n\x12REPEAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cREPEAT_NEVER\x10\x01\x12\x0e\n\nREPEAT_MIX\x10\x02\x12\x0f\n\x0bREPEAT_ONLY\x10\x03*n\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSOURCE_PERSONAL\x10\x01\x12\x0f\n\x0bSOURCE_CART\x10\x02\x12\x12\n\x0eSOURCE_SIMILAR\x10\x03\x12\x12\n\x0eSOURCE_POPULAR\x10\x04\x32\xfe\x04\n\x15RecommendationService\x12_\n\x10RecommendForUser\x12$.nearcart.v1.RecommendForUserRequest\x1a%.nearcart.v1.RecommendForUserResponse\x12_\n\x10RecommendForCart\x12$.nearcart.v1.RecommendForCartRequest\x1a%.nearcart.v1.RecommendForCartResponse\x12n\n\x15RecommendSimilarItems\x12).nearcart.v1.RecommendSimilarItemsRequest\x1a*.nearcart.v1.RecommendSimilarItemsResponse\x12q\n\x16\x42\x61tchRecommendForUsers\x12*.nearcart.v1.BatchRecommendForUsersRequest\x1a+.nearcart.v1.BatchRecommendForUsersResponse\x12q\n\x16\x42\x61tchRecommendForCarts\x12*.nearcart.v1.BatchRecommendForCartsRequest\x1a+.nearcart.v1.BatchRecommendForCartsResponse\x12M\n\nGetRelease\x12\x1e.nearcart.v1.GetReleaseRequest\x1a\x1f.nearcart.v1.GetReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n nearcart/v1/recommendation.proto\x12\x0bnearcart.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x02\n\x17RecommendForUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x17\n\x0frecent_item_ids\x18\x04 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\"\x9f\x01\n\x18RecommendForUserResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xbd\x02\n\x17RecommendForCartRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\t\x12\x12\n\nquantities\x18\n \x03(\x05\x12\x16\n\x0ehistory_weight\x18\x0b \x01(\x01\x42\x08\n\x06_limitB\n\n\x08_user_id\"\x9f\x01\n\x18RecommendForCartResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xbe\x01\n\x1cRecommendSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x16\n\x0einclude_titles\x18\x08 \x01(\x08\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\"\xa4\x01\n\x1dRecommendSimilarItemsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12#\n\x06source\x18\x03 \x01(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x05 \x03(\t\x12\x0e\n\x06titles\x18\x06 \x03(\t\"\xdd\x01\n\x1d\x42\x61tchRecommendForUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\tB\x08\n\x06_limit\"\xa6\x01\n\x1e\x42\x61tchRecommendForUsersResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\x85\x02\n\x1d\x42\x61tchRecommendForCartsRequest\x12 \n\x05\x63\x61rts\x18\x01 \x03(\x0b\x32\x11.nearcart.v1.Cart\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12#\n\x06repeat\x18\x05 \x01(\x0e\x32\x13.nearcart.v1.Repeat\x12\x0e\n\x06strict\x18\x06 \x01(\x08\x12#\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x13.nearcart.v1.Filter\x12\x18\n\x10\x61llowed_item_ids\x18\t \x03(\t\x12\x16\n\x0ehistory_weight\x18\n \x01(\x01\x42\x08\n\x06_limit\"N\n\x04\x43\x61rt\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x14\n\x07user_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nquantities\x18\x03 \x03(\x05\x42\n\n\x08_user_id\"\xa6\x01\n\x1e\x42\x61tchRecommendForCartsResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x05\x12$\n\x07sources\x18\x04 \x03(\x0e\x32\x13.nearcart.v1.Source\x12\x12\n\nrelease_id\x18\x05 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\"\xc8\x02\n\x06\x46ilter\x12&\n\x03\x61ll\x18\x01 \x01(\x0b\x32\x17.nearcart.v1.FilterListH\x00\x12&\n\x03\x61ny\x18\x02 \x01(\x0b\x32\x17.nearcart.v1.FilterListH\x00\x12\"\n\x03not\x18\x03 \x01(\x0b\x32\x13.nearcart.v1.FilterH\x00\x12.\n\x06\x61ny_of\x18\x04 \x01(\x0b\x32\x1c.nearcart.v1.AttributeValuesH\x00\x12/\n\x07none_of\x18\x05 \x01(\x0b\x32\x1c.nearcart.v1.AttributeValuesH\x00\x12,\n\x05range\x18\x06 \x01(\x0b\x32\x1b.nearcart.v1.AttributeRangeH\x00\x12.\n\x06\x65xists\x18\x07 \x01(\x0b\x32\x1c.nearcart.v1.AttributeExistsH\x00\x42\x0b\n\tcondition\"2\n\nFilterList\x12$\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x13.nearcart.v1.Filter\"4\n\x0f\x41ttributeValues\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xb3\x01\n\x0e\x41ttributeRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03min\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12,\n\x08min_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08max_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_minB\x06\n\x04_max\"$\n\x0f\x41ttributeExists\x12\x11\n\tattribute\x18\x01 \x01(\t\"\x13\n\x11GetReleaseRequest\"\x87\x02\n\x12GetReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nuser_count\x18\x03 \x01(\x03\x12\x12\n\nitem_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\x05\x12=\n\x07metrics\x18\x06 \x03(\x0b\x32,.nearcart.v1.GetReleaseResponse.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*S\n\x06Repeat\x12\x16\n\x12REPEAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cREPEAT_NEVER\x10\x01\x12\x0e\n\nREPEAT_MIX\x10\x02\x12\x0f\n\x0bREPEAT_ONLY\x10\x03*n\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSOURCE_PERSONAL\x10\x01\x12\x0f\n\x0bSOURCE_CART\x10\x02\x12\x12\n\x0eSOURCE_SIMILAR\x10\x03\x12\x12\n\x0eSOURCE_POPULAR\x10\x04\x32\xfe\x04\n\x15RecommendationService\x12_\n\x10RecommendForUser\x12$.nearcart.v1.RecommendForUserRequest\x1a%.nearcart.v1.RecommendForUserResponse\x12_\n\x10RecommendForCart\x12$.nearcart.v1.RecommendForCartRequest\x1a%.nearcart.v1.RecommendForCartResponse\x12n\n\x15RecommendSimilarItems\x12).nearcart.v1.RecommendSimilarItemsRequest\x1a*.nearcart.v1.RecommendSimilarItemsResponse\x12q\n\x16\x42\x61tchRecommendForUsers\x12*.nearcart.v1.BatchRecommendForUsersRequest\x1a+.nearcart.v1.BatchRecommendForUsersResponse\x12q\n\x16\x42\x61tchRecommendForCarts\x12*.nearcart.v1.BatchRecommendForCartsRequest\x1a+.nearcart.v1.BatchRecommendForCartsResponse\x12M\n\nGetRelease\x12\x1e.nearcart.v1.GetReleaseRequest\x1a\x1f.nearcart.v1.GetReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,48 +34,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETRELEASERESPONSE_METRICSENTRY']._loaded_options = None
   _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_REPEAT']._serialized_start=3114
-  _globals['_REPEAT']._serialized_end=3197
-  _globals['_SOURCE']._serialized_start=3199
-  _globals['_SOURCE']._serialized_end=3309
+  _globals['_REPEAT']._serialized_start=3202
+  _globals['_REPEAT']._serialized_end=3285
+  _globals['_SOURCE']._serialized_start=3287
+  _globals['_SOURCE']._serialized_end=3397
   _globals['_RECOMMENDFORUSERREQUEST']._serialized_start=83
   _globals['_RECOMMENDFORUSERREQUEST']._serialized_end=346
   _globals['_RECOMMENDFORUSERRESPONSE']._serialized_start=349
   _globals['_RECOMMENDFORUSERRESPONSE']._serialized_end=508
   _globals['_RECOMMENDFORCARTREQUEST']._serialized_start=511
-  _globals['_RECOMMENDFORCARTREQUEST']._serialized_end=784
-  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_start=787
-  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_end=946
-  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_start=949
-  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_end=1139
-  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_start=1142
-  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_end=1306
-  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_start=1309
-  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_end=1530
-  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_start=1533
-  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_end=1699
-  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_start=1702
-  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_end=1939
-  _globals['_CART']._serialized_start=1941
-  _globals['_CART']._serialized_end=1999
-  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_start=2002
-  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_end=2168
-  _globals['_FILTER']._serialized_start=2171
-  _globals['_FILTER']._serialized_end=2499
-  _globals['_FILTERLIST']._serialized_start=2501
-  _globals['_FILTERLIST']._serialized_end=2551
-  _globals['_ATTRIBUTEVALUES']._serialized_start=2553
-  _globals['_ATTRIBUTEVALUES']._serialized_end=2605
-  _globals['_ATTRIBUTERANGE']._serialized_start=2608
-  _globals['_ATTRIBUTERANGE']._serialized_end=2787
-  _globals['_ATTRIBUTEEXISTS']._serialized_start=2789
-  _globals['_ATTRIBUTEEXISTS']._serialized_end=2825
-  _globals['_GETRELEASEREQUEST']._serialized_start=2827
-  _globals['_GETRELEASEREQUEST']._serialized_end=2846
-  _globals['_GETRELEASERESPONSE']._serialized_start=2849
-  _globals['_GETRELEASERESPONSE']._serialized_end=3112
-  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_start=3066
-  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_end=3112
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=3312
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3950
+  _globals['_RECOMMENDFORCARTREQUEST']._serialized_end=828
+  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_start=831
+  _globals['_RECOMMENDFORCARTRESPONSE']._serialized_end=990
+  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_start=993
+  _globals['_RECOMMENDSIMILARITEMSREQUEST']._serialized_end=1183
+  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_start=1186
+  _globals['_RECOMMENDSIMILARITEMSRESPONSE']._serialized_end=1350
+  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_start=1353
+  _globals['_BATCHRECOMMENDFORUSERSREQUEST']._serialized_end=1574
+  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_start=1577
+  _globals['_BATCHRECOMMENDFORUSERSRESPONSE']._serialized_end=1743
+  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_start=1746
+  _globals['_BATCHRECOMMENDFORCARTSREQUEST']._serialized_end=2007
+  _globals['_CART']._serialized_start=2009
+  _globals['_CART']._serialized_end=2087
+  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_start=2090
+  _globals['_BATCHRECOMMENDFORCARTSRESPONSE']._serialized_end=2256
+  _globals['_FILTER']._serialized_start=2259
+  _globals['_FILTER']._serialized_end=2587
+  _globals['_FILTERLIST']._serialized_start=2589
+  _globals['_FILTERLIST']._serialized_end=2639
+  _globals['_ATTRIBUTEVALUES']._serialized_start=2641
+  _globals['_ATTRIBUTEVALUES']._serialized_end=2693
+  _globals['_ATTRIBUTERANGE']._serialized_start=2696
+  _globals['_ATTRIBUTERANGE']._serialized_end=2875
+  _globals['_ATTRIBUTEEXISTS']._serialized_start=2877
+  _globals['_ATTRIBUTEEXISTS']._serialized_end=2913
+  _globals['_GETRELEASEREQUEST']._serialized_start=2915
+  _globals['_GETRELEASEREQUEST']._serialized_end=2934
+  _globals['_GETRELEASERESPONSE']._serialized_start=2937
+  _globals['_GETRELEASERESPONSE']._serialized_end=3200
+  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_start=3154
+  _globals['_GETRELEASERESPONSE_METRICSENTRY']._serialized_end=3200
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=3400
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=4038
 # @@protoc_insertion_point(module_scope)

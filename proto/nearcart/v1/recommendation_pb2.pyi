@@ -243,6 +243,8 @@ class RecommendForCartRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     user_id: _builtins.str
@@ -260,6 +262,10 @@ class RecommendForCartRequest(_message.Message):
     """
     include_titles: _builtins.bool
     """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
+    history_weight: _builtins.float
+    """How much the user's history counts beside the cart, from 0, the default, not at all, to 1, every entry with its own
+    weight. Other numbers get INVALID_ARGUMENT, and so does one above 0 without a `user_id`.
+    """
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The items of the cart, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts once."""
@@ -283,6 +289,13 @@ class RecommendForCartRequest(_message.Message):
         INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many of each item are in the cart: as many numbers as `item_ids`, in their order, each from 1 to 1000000; others
+        get INVALID_ARGUMENT. An item weighs 1 + ln(quantity); quantities of an item named twice add up. Empty, the default,
+        means one of each.
+        """
+
     def __init__(
         self,
         *,
@@ -295,10 +308,12 @@ class RecommendForCartRequest(_message.Message):
         filter: Global___Filter | None = ...,
         include_titles: _builtins.bool = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        quantities: _abc.Iterable[_builtins.int] | None = ...,
+        history_weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "filter", b"filter", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "quantities", b"quantities", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -603,6 +618,7 @@ class BatchRecommendForCartsRequest(_message.Message):
     STRICT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each cart, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose carts times limit exceed 100000. Unset means 20.
@@ -614,6 +630,10 @@ class BatchRecommendForCartsRequest(_message.Message):
     strict: _builtins.bool
     """Whether one cart of which nothing is known, or one unknown user, gets the whole call NOT_FOUND instead of another
     kind of answer for that cart. Default false.
+    """
+    history_weight: _builtins.float
+    """How much each user's history counts beside the cart, as in RecommendForCartRequest. Default 0, not at all; above 0
+    every cart needs a `user_id`, INVALID_ARGUMENT otherwise.
     """
     @_builtins.property
     def carts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cart]:
@@ -647,10 +667,11 @@ class BatchRecommendForCartsRequest(_message.Message):
         strict: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        history_weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "repeat", b"repeat", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "limit", b"limit", "repeat", b"repeat", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -666,21 +687,27 @@ class Cart(_message.Message):
 
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Whose cart it is, as in RecommendForCartRequest. Unset means nobody's; set but empty gets INVALID_ARGUMENT."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The items of the cart, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts once."""
 
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many of each item are in the cart, as in RecommendForCartRequest. Empty, the default, means one of each."""
+
     def __init__(
         self,
         *,
         item_ids: _abc.Iterable[_builtins.str] | None = ...,
         user_id: _builtins.str | None = ...,
+        quantities: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "item_ids", b"item_ids", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "item_ids", b"item_ids", "quantities", b"quantities", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
     _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
