@@ -78,7 +78,7 @@ def families(n_items: int, factors: int, promised_recall: float, seconds: float)
     probes = [2**i for i in range(int(math.log2(lists)))]
     work = n_items * factors
     wanted = [
-        Family(PRUNED, tuple(f"confidence={c / 20:g}" for c in range(1, 20)), 0.0),
+        Family(PRUNED, tuple(f"confidence={c / 20:g}" for c in range(8, 20)), 0.0),
         Family(f"IVF{lists},Flat", tuple(f"nprobe={p}" for p in probes), 1 + work * lists * 1.2e-10),
         Family(
             f"IVF{lists},PQ{_quantizers(factors)}x4fs",

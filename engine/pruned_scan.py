@@ -19,8 +19,9 @@ Held against brute force by tests/test_pruned_scan.py.
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, float32, int64, njit, types
+from numba import boolean, float32, float64, int64, njit, types
 
+from engine.byte_products import ROWS, STEP_COORDINATES, UNROLLED, add_products
 from engine.scoring import score_row
 from engine.signatures import (
     FASTMATH,
@@ -28,49 +29,71 @@ from engine.signatures import (
     float32_out,
     float32_rows_in,
     float32_rows_out,
+    float64_out,
     int32_in,
     int32_out,
     int64_in,
     int64_out,
 )
 
-BLOCK = 64
-"""Rows whose heads lie together, coordinate by coordinate."""
+BLOCK = ROWS
+"""Rows whose heads lie together, four coordinates of one after four of another."""
 SEGMENT = 64
 """Coordinates of the tail that are added between two looks at the bound."""
-HEAD_STEP = 8
-"""The head has a multiple of so many coordinates: so many are added to all 64 sums at a time."""
+HEAD_STEP = STEP_COORDINATES * UNROLLED
+"""The head has a multiple of so many coordinates."""
+_MOST = 127 * 128
+"""A query's largest coordinate, in 15 bits: two bytes, of which the lower one is from -64 to 63."""
 
 _codes_rows_in = types.Array(types.int8, 2, "C", readonly=True)
-_codes_blocks_in = types.Array(types.int8, 3, "C", readonly=True)
+_codes_blocks_in = types.Array(types.uint8, 3, "C", readonly=True)
+int8_out = types.Array(types.int8, 1, "C")
+int32_rows_out = types.Array(types.int32, 2, "C")
 _booleans_in = types.Array(boolean, 1, "C", readonly=True)
 
 
-@njit(types.void(_codes_rows_in, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
-def _add_heads(codes, query, sums):  # type: ignore[no-untyped-def]
-    """sums[i] = sum_k codes[k, i] query[k] for the 64 rows of a block; codes (head, 64)."""
-    sums[:] = np.float32(0)
-    for k in range(0, len(query), 8):
-        c0, c1, c2, c3 = codes[k], codes[k + 1], codes[k + 2], codes[k + 3]
-        c4, c5, c6, c7 = codes[k + 4], codes[k + 5], codes[k + 6], codes[k + 7]
-        q0, q1, q2, q3 = query[k], query[k + 1], query[k + 2], query[k + 3]
-        q4, q5, q6, q7 = query[k + 4], query[k + 5], query[k + 6], query[k + 7]
-        for i in range(64):
-            sums[i] += (
-                np.float32(c0[i]) * q0 + np.float32(c1[i]) * q1 + np.float32(c2[i]) * q2 + np.float32(c3[i]) * q3
-                + np.float32(c4[i]) * q4 + np.float32(c5[i]) * q5 + np.float32(c6[i]) * q6 + np.float32(c7[i]) * q7
-            )  # fmt: skip
+@njit(int64(float32_in, int8_out, int8_out, float64_out), nogil=True, cache=True, fastmath=FASTMATH)
+def _split(query, high, low, about):  # type: ignore[no-untyped-def]
+    """Write a query as scale (128 high + low) with high and low in bytes, and a remainder.
+
+    about float64 (2,): the scale, a float32, and the norm of the remainder. Returns the sum of 128 high + low.
+    """
+    largest = np.float32(0)
+    for k in range(len(query)):
+        largest = max(largest, abs(query[k]))
+    scale = np.float64(np.float32(largest / np.float32(_MOST)))
+    total, lost = np.int64(0), 0.0
+    for k in range(len(query)):
+        whole = np.int64(0)
+        if scale > 0:
+            whole = np.int64(min(max(np.rint(np.float64(query[k]) / scale), -_MOST), _MOST))
+        above = (whole + 64) >> 7
+        high[k], low[k] = above, whole - 128 * above
+        total += whole
+        left = np.float64(query[k]) - scale * np.float64(whole)
+        lost += left * left
+    about[0], about[1] = scale, np.sqrt(lost)
+    return total
 
 
 @njit(
-    int64(float32_out, float32_in, float32_in, float32_in, float32, float32, float32, float32_out),
+    int64(
+        int32_rows_out, int64, float64, float32, float32_out, float32_in, float32_in, float32_in, float32, float32,
+        float32, float32_out,
+    ),
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
-def _bound(sums, scales, errors, tails, length, tail_length, least, bounds):  # type: ignore[no-untyped-def]
-    """sums become scaled, bounds what the 64 scores are at most; returns how many are not below `least`."""
+def _bound(  # type: ignore[no-untyped-def]
+    products, total, query_scale, lost, sums, scales, errors, tails, length, tail_length, least, bounds
+):  # fmt: skip
+    """sums become the products with the heads and what the query's remainder can add, bounds what the scores can be.
+
+    products int32 (2, 64): of the codes plus 128 with high and low. Returns how many bounds are not below `least`.
+    """
     left = np.int64(0)
     for i in range(64):
-        scaled = sums[i] * scales[i]
+        whole = np.int32(128) * products[0, i] + products[1, i] - np.int32(128 * total)
+        scaled = np.float32(np.float64(whole) * (np.float64(scales[i]) * query_scale)) + lost
         sums[i] = scaled
         bounds[i] = scaled + errors[i] * length + tails[i] * tail_length
         left += not bounds[i] < least
@@ -133,14 +156,17 @@ def search_one(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """The len(rows) best rows for query float32 (d,): written to rows int32 and scores float32; returns how many.
 
-    vectors float32 (n, d), then the arrays of engine.pruned_table.PrunedTable. confidence 1: exact; less: the share of
-    |q_t| |y_t| that a tail counts for, and some rows are missed. underflow: at least what scores lose to denormal
-    numbers. allowed bool (n,), or empty for all; excluded int32, ascending.
+    vectors float32 (n, d), then the arrays of engine.pruned_table.PrunedTable. confidence c: 1 is exact; with less,
+    c |q| |y| ends the scan and a tail counts c^2 |q_t| |y_t|, and some rows are missed. underflow: at least what scores
+    lose to denormal numbers. allowed bool (n,), or empty for all; excluded int32, ascending.
     """
-    d, head, k = len(query), head_codes.shape[1], len(rows)
+    d, head, k = len(query), 4 * head_codes.shape[1], len(rows)
     head_query = np.zeros(head, dtype=np.float32)
     head_query[: min(head, d)] = query[:head]
     tail_query = query[min(head, d) :]
+    high, low, about = np.empty(head, dtype=np.int8), np.empty(head, dtype=np.int8), np.empty(2)
+    total = _split(head_query, high, low, about)
+    high_words, low_words = high.view(np.int32), low.view(np.int32)
     # Norms in float64: squares of float32 overflow and vanish. They are rounded up.
     of_head, of_tail = 0.0, 0.0
     for j in range(head):
@@ -150,21 +176,28 @@ def search_one(  # type: ignore[no-untyped-def]
     for j in range(len(tail_query) - 1, -1, -1):
         of_tail += np.float64(tail_query[j]) * np.float64(tail_query[j])
         if j % 64 == 0 and j > 0:
-            rest_lengths[j // 64 - 1] = np.float32(np.sqrt(of_tail) * 1.000001) * confidence
+            rest_lengths[j // 64 - 1] = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
     length = np.float32(np.sqrt(of_head + of_tail) * 1.000001)
     head_length = np.float32(np.sqrt(of_head) * 1.000001)
-    tail_length = np.float32(np.sqrt(of_tail) * 1.000001) * confidence
+    tail_length = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
+    stop_length = length * confidence
+    products = np.empty((2, 64), dtype=np.int32)
     sums, bounds = np.empty(64, dtype=np.float32), np.empty(64, dtype=np.float32)
     size = np.int64(0)
     least = np.float32(-np.inf)
     for block in range(len(block_norms)):
         norms = block_norms[block]
-        if norms[0] * length < least or norms[1] * head_length + norms[2] * tail_length < least:
+        if norms[0] * stop_length < least or norms[1] * head_length + norms[2] * tail_length < least:
             break
-        _add_heads(head_codes[block], head_query, sums)
+        products[:] = 0
+        codes = head_codes[block]
+        for step in range(0, len(high_words), 4):
+            add_products(codes, step, high_words, low_words, products)
+        lost = np.float32(about[1] * norms[1] * 1.000001)
         left = _bound(
-            sums, head_scales[block], head_errors[block], tail_norms[block], length, tail_length, least, bounds
-        )
+            products, total, about[0], lost, sums, head_scales[block], head_errors[block], tail_norms[block], length,
+            tail_length, least, bounds,
+        )  # fmt: skip
         if not left:
             continue
         for i in range(min(64, len(order) - block * 64)):
@@ -176,8 +209,8 @@ def search_one(  # type: ignore[no-untyped-def]
                 continue
             bound = highest = sums[i] + errors[place] * length
             for segment in range(segments):
-                codes = tail_codes[place, segment * 64 : (segment + 1) * 64]
-                bound += tail_scales[place] * _product(codes, tail_query[segment * 64 : (segment + 1) * 64])
+                of_tail_codes = tail_codes[place, segment * 64 : (segment + 1) * 64]
+                bound += tail_scales[place] * _product(of_tail_codes, tail_query[segment * 64 : (segment + 1) * 64])
                 highest = bound + rest_norms[place, segment] * rest_lengths[segment]
                 if highest < least:
                     break

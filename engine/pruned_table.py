@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.byte_products import STEP_BYTES, STEP_COORDINATES
 from engine.pruned_scan import BLOCK, HEAD_STEP, SEGMENT
 
 _CODES = 127
-_MOST_HEAD = 128
-"""With 512 factors 64, 128 and 256 take about the same for exact answers (Gowalla, completejourney); with confidence .6
-128 takes two thirds of 256."""
+_ZERO = 128
+"""What is added to the codes of heads, which products want unsigned."""
+_MOST_HEAD = 256
+"""Heads cost little by the instruction of engine.byte_products: with 128 factors a head of all of them takes .8 and .55
+of the time of half of them (Gowalla, completejourney); with 512 a head of 384 is faster in one, slower in the other."""
 _ROWS_AT_ONCE = 1 << 14
 
 Read = Callable[[str, type[np.generic], tuple[int | None, ...]], NDArray[Any]]
@@ -32,7 +35,8 @@ class PrunedTable:
     """n rows of d coordinates in blocks of 64, b blocks; rows behind the last one are zeros.
 
     order int32 (n,): rows by falling norm. block_norms float32 (b, 3): the largest norm of a row, of its head and of
-    its tail, from this block on. head_codes int8 (b, head, 64), head_scales, head_errors and tail_norms float32
+    its tail, from this block on. head_codes uint8 (b, head / 4, 256): codes plus 128, four coordinates of a row after
+    four of the one before; head_scales, head_errors and tail_norms float32
     (b, 64); tail_codes int8 (64 b, d - head), tail_scales and errors float32 (64 b,), rest_norms float32 (64 b,
     segments): the norm of what is left of the tail behind each segment. In units of |q|, head_errors is how far the
     product with the head's codes may be from that with the head, and errors that with all codes.
@@ -40,7 +44,7 @@ class PrunedTable:
 
     order: NDArray[np.int32]
     block_norms: NDArray[np.float32]
-    head_codes: NDArray[np.int8]
+    head_codes: NDArray[np.uint8]
     head_scales: NDArray[np.float32]
     head_errors: NDArray[np.float32]
     tail_norms: NDArray[np.float32]
@@ -52,7 +56,7 @@ class PrunedTable:
     @property
     def head(self) -> int:
         """Coordinates of the head, a multiple of HEAD_STEP; more than d where d is small."""
-        return int(self.head_codes.shape[1])
+        return STEP_COORDINATES * int(self.head_codes.shape[1])
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -70,7 +74,7 @@ class PrunedTable:
         shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "order": (np.int32, (n,)),
             "block_norms": (np.float32, (blocks, 3)),
-            "head_codes": (np.int8, (blocks, head, BLOCK)),
+            "head_codes": (np.uint8, (blocks, head // STEP_COORDINATES, STEP_BYTES)),
             "head_scales": (np.float32, (blocks, BLOCK)),
             "head_errors": (np.float32, (blocks, BLOCK)),
             "tail_norms": (np.float32, (blocks, BLOCK)),
@@ -83,8 +87,8 @@ class PrunedTable:
 
 
 def head_length(d: int) -> int:
-    """How many of d coordinates the head has: half of them, in steps, and at most MOST_HEAD."""
-    return min(_MOST_HEAD, HEAD_STEP * max(1, -(-d // (2 * HEAD_STEP))))
+    """How many of d coordinates the head has: all of them, in steps, up to _MOST_HEAD."""
+    return min(_MOST_HEAD, HEAD_STEP * max(1, -(-d // HEAD_STEP)))
 
 
 def n_segments(d: int) -> int:
@@ -117,7 +121,7 @@ def build_table(vectors: NDArray[np.float32]) -> PrunedTable:
     table = PrunedTable(
         order=order,
         block_norms=np.zeros((blocks, 3), dtype=np.float32),
-        head_codes=np.zeros((blocks, head, BLOCK), dtype=np.int8),
+        head_codes=np.full((blocks, head // STEP_COORDINATES, STEP_BYTES), _ZERO, dtype=np.uint8),
         head_scales=np.zeros((blocks, BLOCK), dtype=np.float32),
         head_errors=np.zeros((blocks, BLOCK), dtype=np.float32),
         tail_norms=np.zeros((blocks, BLOCK), dtype=np.float32),
@@ -148,7 +152,8 @@ def _fill(table: PrunedTable, start: int, vectors: NDArray[np.float32], norms: N
     tails, heads = np.sqrt(_squares(padded[:, head:])), np.sqrt(_squares(padded[:, :head]))
     allowance = rounding(d) * lengths
     blocks, places = slice(first, last), slice(first * BLOCK, last * BLOCK)
-    table.head_codes[blocks] = head_codes.reshape(-1, BLOCK, head).transpose(0, 2, 1)
+    steps = (head_codes.astype(np.int16) + _ZERO).reshape(-1, BLOCK, head // STEP_COORDINATES, STEP_COORDINATES)
+    table.head_codes[blocks] = steps.transpose(0, 2, 1, 3).reshape(-1, head // STEP_COORDINATES, STEP_BYTES)
     table.head_scales[blocks] = head_scales.reshape(-1, BLOCK)
     table.head_errors[blocks] = _up(head_lost + allowance).reshape(-1, BLOCK)
     table.tail_norms[blocks] = _up(tails).reshape(-1, BLOCK)

@@ -99,7 +99,7 @@ def test_what_is_slower_than_exact_search_ends_at_its_cheapest_setting(draft, ve
     monkeypatch.setattr("engine.choice.Index", Counted)
     monkeypatch.setattr("engine.choice.alone_microseconds", lambda index, queries: 1e9)
     found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(41, 1)}, 0.9, 0.0)
-    assert opened == [IndexPlan(), IndexPlan(PRUNED, "confidence=0.05")]
+    assert opened == [IndexPlan(), IndexPlan(PRUNED, "confidence=0.4")]
     assert [each.plan for each in found] == [IndexPlan()]
 
 
