@@ -1,10 +1,11 @@
-"""Sums of products of bytes: the inner loop of engine.pruned_scan, in the instruction that processors have for it.
+"""Products of bytes, summed: the inner loop of engine.pruned_scan, in the instructions that processors have for it.
 
-One step takes four coordinates of 64 rows at a time: sums[i] += sum of u_ij q_j over j = 0..3, u unsigned and q signed
-bytes, in 32-bit integers, exactly. With AVX-512 VNNI 16 rows are one instruction (vpdpbusd); anywhere else the same
-sums are written out for the compiler to make of them what it can. For 600 blocks of 64 rows and 128 coordinates, with
-two sums, the one takes 71 us and the other 815; loops that convert bytes to float32 took 370 for one sum. Held against
-the definition, both ways, by tests/test_byte_products.py.
+One step takes four coordinates of 64 rows: codes are unsigned bytes, and a query's coordinates are two signed bytes
+each, 128 high + low; everything is exact, in 32-bit integers. With AVX-512 VNNI four products of each of 16 rows are
+one instruction (vpdpbusd). Elsewhere the products are written out with 16 bits, which LLVM knows as multiply-adds on
+any processor. For 600 blocks of 64 rows and 128 coordinates the one takes 67 us and the other 135; loops in Python's
+terms, over float32 or integers, took 340 to 370. Held against the definition, both ways, by
+tests/test_byte_products.py.
 """
 
 from __future__ import annotations
@@ -25,26 +26,60 @@ UNROLLED = 4
 """Steps that are taken at a time, so that the sums are loaded and stored once for all of them."""
 
 _LANES = 16
-_BYTE, _WORD = ir.IntType(8), ir.IntType(32)
+_BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _BYTES, _WORDS = ir.VectorType(_BYTE, _LANES * STEP_COORDINATES), ir.VectorType(_WORD, _LANES)
-_WIDE = ir.VectorType(_WORD, _LANES * STEP_COORDINATES)
+_SHORTS, _WIDE = ir.VectorType(_SHORT, _LANES * STEP_COORDINATES), ir.VectorType(_WORD, _LANES * STEP_COORDINATES)
 
 
-def _by_instruction(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
-    """sums + products, by vpdpbusd."""
-    kind = ir.FunctionType(_WORDS, [_WORDS, _WORDS, _WORDS])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
-    return builder.call(function, [sums, builder.bitcast(unsigned, _WORDS), builder.bitcast(signed, _WORDS)])
+class _ByInstruction:
+    """Each byte of the query by vpdpbusd."""
+
+    @staticmethod
+    def prepared(builder: Any, high: Any, low: Any) -> Any:
+        """The four bytes of a step, high and low, for every row."""
+        return [_splat(builder, word, _WORD) for word in (high, low)]
+
+    @staticmethod
+    def added(builder: Any, sums: Any, codes: Any, query: Any) -> Any:
+        """Both sums, with their products."""
+        kind = ir.FunctionType(_WORDS, [_WORDS, _WORDS, _WORDS])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
+        words = builder.bitcast(codes, _WORDS)
+        return [builder.call(function, [total, words, each]) for total, each in zip(sums, query, strict=True)]
 
 
-def _written_out(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
-    """sums + products, for any processor."""
-    products = builder.mul(builder.zext(unsigned, _WIDE), builder.sext(signed, _WIDE))
-    for j in range(STEP_COORDINATES):
-        places = [_WORD(STEP_COORDINATES * lane + j) for lane in range(_LANES)]
-        mask = ir.Constant(ir.VectorType(_WORD, _LANES), places)
-        sums = builder.add(sums, builder.shuffle_vector(products, ir.Constant(_WIDE, ir.Undefined), mask))
-    return sums
+class _WrittenOut:
+    """Both bytes of the query at once, as numbers of 16 bits: for any processor, all of it into the second sum."""
+
+    @staticmethod
+    def prepared(builder: Any, high: Any, low: Any) -> Any:
+        """The four numbers 128 high + low of a step, for every row."""
+        shorts = ir.VectorType(_SHORT, STEP_COORDINATES)
+        above, below = (
+            builder.sext(builder.bitcast(word, ir.VectorType(_BYTE, STEP_COORDINATES)), shorts) for word in (high, low)
+        )
+        whole = builder.add(builder.shl(above, ir.Constant(shorts, [_SHORT(7)] * STEP_COORDINATES)), below)
+        quad = ir.IntType(64)
+        return builder.sext(builder.bitcast(_splat(builder, builder.bitcast(whole, quad), quad), _SHORTS), _WIDE)
+
+    @staticmethod
+    def added(builder: Any, sums: Any, codes: Any, query: Any) -> Any:
+        """Both sums; LLVM makes multiply-adds of 16 bits of the products."""
+        products = builder.mul(builder.zext(codes, _WIDE), query)
+        for lanes in (2 * _LANES, _LANES):
+            products = builder.add(*(_every_other(builder, products, lanes, first) for first in (0, 1)))
+        return [sums[0], builder.add(sums[1], products)]
+
+
+def _splat(builder: Any, value: Any, kind: Any) -> Any:
+    vector = ir.VectorType(kind, _LANES)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _WORD(0))
+    return builder.shuffle_vector(one, one, ir.Constant(_WORDS, [_WORD(0)] * _LANES))
+
+
+def _every_other(builder: Any, vector: Any, lanes: int, first: int) -> Any:
+    mask = ir.Constant(ir.VectorType(_WORD, lanes), [_WORD(2 * lane + first) for lane in range(lanes)])
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
 def _has_instruction() -> bool:
@@ -54,7 +89,7 @@ def _has_instruction() -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
 
 
-def _stepping(add: Any) -> Any:
+def _stepping(way: Any) -> Any:
     """An intrinsic (codes, step, high, low, sums): UNROLLED steps from `step` on."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -66,26 +101,18 @@ def _stepping(add: Any) -> Any:
         step = arguments[1]
         number = step.type
         queries = []
-        for place in (2, 3):
-            of_steps = []
-            for s in range(UNROLLED):
-                offset = builder.mul(builder.add(step, number(s)), number(STEP_COORDINATES))
-                word = builder.load(pointer(place, offset, _WORD))
-                one = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, _WORD(0))
-                splat = builder.shuffle_vector(one, one, ir.Constant(_WORDS, [_WORD(0)] * _LANES))
-                of_steps.append(builder.bitcast(splat, _BYTES))
-            queries.append(of_steps)
+        for s in range(UNROLLED):
+            offset = builder.mul(builder.add(step, number(s)), number(STEP_COORDINATES))
+            queries.append(way.prepared(builder, *(_load(builder, pointer(place, offset, _WORD)) for place in (2, 3))))
         for group in range(ROWS // _LANES):
             targets = [pointer(4, number(4 * (ROWS * part + _LANES * group)), _WORDS) for part in (0, 1)]
             sums = [_load(builder, target) for target in targets]
             for s in range(UNROLLED):
                 row = builder.mul(builder.add(step, number(s)), number(STEP_BYTES))
                 at = builder.add(row, number(_LANES * STEP_COORDINATES * group))
-                codes = _load(builder, pointer(0, at, _BYTES))
-                sums = [add(builder, total, codes, query[s]) for total, query in zip(sums, queries, strict=True)]
+                sums = way.added(builder, sums, _load(builder, pointer(0, at, _BYTES)), queries[s])
             for target, total in zip(targets, sums, strict=True):
-                store = builder.store(total, target)
-                store.align = 4
+                builder.store(total, target).align = 1
         return context.get_dummy_value()
 
     def typer(typing_context, codes, step, high, low, sums):  # type: ignore[no-untyped-def]
@@ -108,11 +135,12 @@ def _in_python(codes: Any, step: int, high: Any, low: Any, sums: Any) -> None:
         sums[part] += (rows * query).sum(axis=(0, 2), dtype=np.int32)
 
 
-written_out = _stepping(_written_out)
-by_instruction = _stepping(_by_instruction)
+written_out = _stepping(_WrittenOut)
+by_instruction = _stepping(_ByInstruction)
 add_products = _in_python if config.DISABLE_JIT else by_instruction if _has_instruction() else written_out
-"""add_products(codes, step, high, low, sums): UNROLLED steps of two sums of products at a time.
+"""add_products(codes, step, high, low, sums): UNROLLED steps at a time.
 
 codes uint8 (steps, 256), row i of a step in the bytes 4 i to 4 i + 3; high and low int32 (steps,): the four bytes of a
-query's coordinates; sums int32 (2, 64), increased. Nothing is checked.
+query's coordinates; sums int32 (2, 64): 128 sums[0] + sums[1] is increased by the products of the codes with 128 high +
+low. Nothing is checked.
 """
