@@ -39,26 +39,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks import arithmetic
+from benchmarks.catalogues import SETS
 from benchmarks.interleaved import TrainerFailed, Worker
 from benchmarks.made_sets import made_set, movielens_shape
 from benchmarks.raw_rows import write_rows
 from benchmarks.rivals import NEARCART_TOLERANCES, RIVALS, Setting
 from benchmarks.training_tables import epochs_to, is_nearcart, print_tables
 from trainer.cleaning import Cleaning
-from trainer.events import EventColumns
 from trainer.interactions import Csr, read_interactions
 from trainer.options import AlsOptions
 from trainer.threads import resolved_threads
 
 _SETTLING_SECONDS = 0.3
 """Before an epoch: threads of OpenBLAS and OpenMP go on spinning after the last work they had, in whichever process."""
-_SETS = {
-    "gowalla": ("gowalla-lightgcn/train.txt.zst", EventColumns()),
-    "completejourney": (
-        "completejourney/transactions.parquet",
-        EventColumns(user="household_id", item="product_id", timestamp="transaction_timestamp", quantity="quantity"),
-    ),
-}
 
 
 def main() -> None:
@@ -92,7 +85,7 @@ def _load(name: str, data: Path, *, quick: bool) -> Csr | None:
     if name == "made":
         by_user = made_set(2_000, 500, 40_000, seed=20) if quick else movielens_shape()
     else:
-        path, columns = data / _SETS[name][0], _SETS[name][1]
+        path, columns = data / SETS[name][0], SETS[name][1]
         if not path.is_file():
             print(f"{path} is absent: {name} is left out")
             return None
@@ -211,7 +204,7 @@ def _arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("NEARCART_DATA", "../shared/data")))
-    parser.add_argument("--sets", type=names, default=[*_SETS, "made"], help=f"of {', '.join(_SETS)}, made")
+    parser.add_argument("--sets", type=names, default=[*SETS, "made"], help=f"of {', '.join(SETS)}, made")
     parser.add_argument("--factors", type=lambda text: [int(each) for each in names(text)], default=[64, 128, 256, 512])
     parser.add_argument("--rounds", type=int, default=15, help="epochs of each, the first a warm-up (%(default)s)")
     parser.add_argument("--rivals", type=names, default=list(RIVALS), help=f"of {', '.join(RIVALS)}")
@@ -221,7 +214,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a small made set, 16 factors, 3 epochs: does it run?")
     parser.add_argument("--json", type=Path, help="write the raw rows to this file, one JSON object a line")
     found = parser.parse_args()
-    known = ({*_SETS, "made"}, {*RIVALS}, {*NEARCART_TOLERANCES})
+    known = ({*SETS, "made"}, {*RIVALS}, {*NEARCART_TOLERANCES})
     asked = ({*found.sets}, {*found.rivals}, {*found.solvers})
     if unknown := set().union(*(each - of for each, of in zip(asked, known, strict=True))):
         parser.error(f"found {', '.join(sorted(unknown))}; expected what --help lists")

@@ -93,8 +93,13 @@ def parts_of(histories: Bags, liked: NDArray[np.bool_], seed: int) -> Bags:
         if len(items):
             size = min(len(items), int(generator.integers(1, 11)))
             carts.append(np.sort(generator.choice(items, size, replace=False)).astype(np.int32))
-    cuts = np.cumsum([0, *(len(cart) for cart in carts)]).astype(np.int64)
-    return cuts, np.concatenate(carts) if carts else np.empty(0, dtype=np.int32)
+    return bags_of(carts)
+
+
+def bags_of(carts: Sequence[NDArray[np.int32]]) -> Bags:
+    """Carts, one after the other."""
+    starts = np.cumsum([0, *(len(cart) for cart in carts)]).astype(np.int64)
+    return starts, np.concatenate(carts) if carts else np.empty(0, dtype=np.int32)
 
 
 def bag(bags: Bags, i: int) -> NDArray[np.int32]:

@@ -25,13 +25,19 @@ from engine.byte_products import ROWS, STEP_COORDINATES, UNROLLED, add_products
 from engine.scoring import score_row
 from engine.signatures import (
     FASTMATH,
+    booleans_in,
+    bytes_blocks_in,
     float32_in,
     float32_out,
     float32_rows_in,
     float32_rows_out,
     float64_out,
+    int8_in,
+    int8_out,
+    int8_rows_in,
     int32_in,
     int32_out,
+    int32_rows_out,
     int64_in,
     int64_out,
 )
@@ -44,12 +50,6 @@ HEAD_STEP = STEP_COORDINATES * UNROLLED
 """The head has a multiple of so many coordinates."""
 _MOST = 127 * 128
 """A query's largest coordinate, in 15 bits: two bytes, of which the lower one is from -64 to 63."""
-
-_codes_rows_in = types.Array(types.int8, 2, "C", readonly=True)
-_codes_blocks_in = types.Array(types.uint8, 3, "C", readonly=True)
-int8_out = types.Array(types.int8, 1, "C")
-int32_rows_out = types.Array(types.int32, 2, "C")
-_booleans_in = types.Array(boolean, 1, "C", readonly=True)
 
 
 @njit(int64(float32_in, int8_out, int8_out, float64_out), nogil=True, cache=True, fastmath=FASTMATH)
@@ -91,7 +91,7 @@ def _bound(  # type: ignore[no-untyped-def]
     products int32 (2, 64): of the codes plus 128 with high and low. Returns how many bounds are not below `least`.
     """
     left = np.int64(0)
-    for i in range(64):
+    for i in range(BLOCK):
         whole = np.int32(128) * products[0, i] + products[1, i] - np.int32(128 * total)
         scaled = np.float32(np.float64(whole) * (np.float64(scales[i]) * query_scale)) + lost
         sums[i] = scaled
@@ -100,7 +100,7 @@ def _bound(  # type: ignore[no-untyped-def]
     return left
 
 
-@njit(float32(types.Array(types.int8, 1, "C", readonly=True), float32_in), nogil=True, cache=True, fastmath=FASTMATH)
+@njit(float32(int8_in, float32_in), nogil=True, cache=True, fastmath=FASTMATH)
 def _product(codes, query):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for k in range(len(query)):
@@ -144,9 +144,9 @@ def _insert(row, score, size, rows, scores):  # type: ignore[no-untyped-def]
 
 @njit(
     int64(
-        float32_rows_in, int32_in, float32_rows_in, _codes_blocks_in, float32_rows_in, float32_rows_in,
-        float32_rows_in, _codes_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32, float32,
-        _booleans_in, int32_in, int32_out, float32_out,
+        float32_rows_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
+        float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32, float32,
+        booleans_in, int32_in, int32_out, float32_out,
     ),
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
@@ -160,7 +160,7 @@ def search_one(  # type: ignore[no-untyped-def]
     c |q| |y| ends the scan and a tail counts c^2 |q_t| |y_t|, and some rows are missed. underflow: at least what scores
     lose to denormal numbers. allowed bool (n,), or empty for all; excluded int32, ascending.
     """
-    d, head, k = len(query), 4 * head_codes.shape[1], len(rows)
+    d, head, k = len(query), STEP_COORDINATES * head_codes.shape[1], len(rows)
     head_query = np.zeros(head, dtype=np.float32)
     head_query[: min(head, d)] = query[:head]
     tail_query = query[min(head, d) :]
@@ -175,14 +175,14 @@ def search_one(  # type: ignore[no-untyped-def]
     rest_lengths = np.zeros(segments, dtype=np.float32)
     for j in range(len(tail_query) - 1, -1, -1):
         of_tail += np.float64(tail_query[j]) * np.float64(tail_query[j])
-        if j % 64 == 0 and j > 0:
-            rest_lengths[j // 64 - 1] = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
+        if j % SEGMENT == 0 and j > 0:
+            rest_lengths[j // SEGMENT - 1] = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
     length = np.float32(np.sqrt(of_head + of_tail) * 1.000001)
     head_length = np.float32(np.sqrt(of_head) * 1.000001)
     tail_length = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
     stop_length = length * confidence
-    products = np.empty((2, 64), dtype=np.int32)
-    sums, bounds = np.empty(64, dtype=np.float32), np.empty(64, dtype=np.float32)
+    products = np.empty((2, BLOCK), dtype=np.int32)
+    sums, bounds = np.empty(BLOCK, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
     size = np.int64(0)
     least = np.float32(-np.inf)
     for block in range(len(block_norms)):
@@ -191,7 +191,7 @@ def search_one(  # type: ignore[no-untyped-def]
             break
         products[:] = 0
         codes = head_codes[block]
-        for step in range(0, len(high_words), 4):
+        for step in range(0, len(high_words), UNROLLED):
             add_products(codes, step, high_words, low_words, products)
         lost = np.float32(about[1] * norms[1] * 1.000001)
         left = _bound(
@@ -200,8 +200,8 @@ def search_one(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         if not left:
             continue
-        for i in range(min(64, len(order) - block * 64)):
-            place = block * 64 + i
+        for i in range(min(BLOCK, len(order) - block * BLOCK)):
+            place = block * BLOCK + i
             if bounds[i] < least:
                 continue
             row = order[place]
@@ -209,8 +209,8 @@ def search_one(  # type: ignore[no-untyped-def]
                 continue
             bound = highest = sums[i] + errors[place] * length
             for segment in range(segments):
-                of_tail_codes = tail_codes[place, segment * 64 : (segment + 1) * 64]
-                bound += tail_scales[place] * _product(of_tail_codes, tail_query[segment * 64 : (segment + 1) * 64])
+                first, last = segment * SEGMENT, (segment + 1) * SEGMENT
+                bound += tail_scales[place] * _product(tail_codes[place, first:last], tail_query[first:last])
                 highest = bound + rest_norms[place, segment] * rest_lengths[segment]
                 if highest < least:
                     break
@@ -226,8 +226,8 @@ def search_one(  # type: ignore[no-untyped-def]
 
 @njit(
     types.void(
-        float32_rows_in, int32_in, float32_rows_in, float32_rows_in, int64_in, float32_in, _booleans_in, int32_in,
-        int64_in, types.Array(types.int32, 2, "C"), float32_rows_out, int64_out,
+        float32_rows_in, int32_in, float32_rows_in, float32_rows_in, int64_in, float32_in, booleans_in, int32_in,
+        int64_in, int32_rows_out, float32_rows_out, int64_out,
     ),
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
@@ -247,8 +247,8 @@ def take_products(  # type: ignore[no-untyped-def]
         of_query = products[i]
         excluded_here = excluded[starts[q] : starts[q + 1]]
         least = scores[q, k - 1] - margins[q] if sizes[q] == k else np.float32(-np.inf)
-        for start in range(0, len(of_query), 64):
-            stop = min(start + 64, len(of_query))
+        for start in range(0, len(of_query), BLOCK):
+            stop = min(start + BLOCK, len(of_query))
             left = 0
             for j in range(start, stop):
                 left += not of_query[j] < least

@@ -12,15 +12,21 @@ from engine.kernels import tell_of_compiling
 
 tell_of_compiling()
 
+booleans_in = types.Array(types.boolean, 1, "C", readonly=True)
 bytes_in = types.Array(types.uint8, 1, "C", readonly=True)
+int8_in = types.Array(types.int8, 1, "C", readonly=True)
 int32_in = types.Array(types.int32, 1, "C", readonly=True)
 int64_in = types.Array(types.int64, 1, "C", readonly=True)
 float32_in = types.Array(types.float32, 1, "C", readonly=True)
+bytes_blocks_in = types.Array(types.uint8, 3, "C", readonly=True)
+int8_rows_in = types.Array(types.int8, 2, "C", readonly=True)
 int16_rows_in = types.Array(types.int16, 2, "C", readonly=True)
 float32_rows_in = types.Array(types.float32, 2, "C", readonly=True)
 
+int8_out = types.Array(types.int8, 1, "C")
 int32_out = types.Array(types.int32, 1, "C")
 int64_out = types.Array(types.int64, 1, "C")
+int32_rows_out = types.Array(types.int32, 2, "C")
 int16_rows_out = types.Array(types.int16, 2, "C")
 float32_out = types.Array(types.float32, 1, "C")
 float32_rows_out = types.Array(types.float32, 2, "C")

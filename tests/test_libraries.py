@@ -11,7 +11,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from engine.errors import IndexUnsupported
-from engine.libraries import core_type, require_one_faiss, use_one_thread
+from engine.libraries import core_type, installed, require_one_faiss, use_one_thread
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,10 @@ def test_several_packages_that_bring_faiss_are_refused_by_name():
     require_one_faiss(["faiss-cpu", "faiss-cpu"])
     with pytest.raises(IndexUnsupported, match="faiss-cpu, faiss-gpu are all installed"):
         require_one_faiss(["faiss-gpu", "faiss-cpu"])
+
+
+def test_distributions_that_are_there_are_found_by_name():
+    assert installed(["faiss-cpu", "no-such-distribution", "numpy"]) == ["faiss-cpu", "numpy"]
 
 
 PROGRAM = """

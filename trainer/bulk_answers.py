@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.index import Index
-from engine.libraries import use_one_thread
 from engine.parts import DensePart
+from engine.plan import IndexPlan
 from engine.release import Release
 from engine.scoring import Found
 
@@ -54,13 +54,12 @@ class BulkAnswers:
         popular_rows = release.array("items/popular_rows", np.int32, (part.n_items,))
         self._popular_rows = popular_rows[available[popular_rows]]
         self._popularity = release.array("items/popularity", np.int32, (part.n_items,))
-        self._index = Index(release, part.item_vectors(release), part.plan, available)
+        self._index = Index(release, part.item_vectors(release), IndexPlan(), available)
         self._limit = min(limit, self._index.n_available)
         self._repeats = repeats
 
     def of(self, start: int, stop: int) -> Block:
         """The answers for the users of the rows from start to stop, computed by the calling thread alone."""
-        use_one_thread()
         starts = self._starts[start : stop + 1]
         cuts = starts - starts[0]
         personal = _any_in_each(self._history_values[starts[0] : starts[-1]] > 0, cuts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.attributes import add_attributes
 from engine.calibration import add_measured_index, canary_scores
-from engine.measurement import MAX_QUERIES, Bags, cart_queries, user_queries
+from engine.measurement import MAX_QUERIES, Bags, bags_of, cart_queries, user_queries
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
 from engine.plan import IndexPlan
 from engine.release import Draft
@@ -106,9 +106,7 @@ def sample_carts(interactions: Interactions, generator: np.random.Generator) -> 
             cart, limit = items[values > 0], int(generator.integers(1, 11))
         if len(cart):
             carts.append(np.sort(generator.choice(cart, min(len(cart), limit), replace=False)).astype(np.int32))
-    indptr = np.zeros(len(carts) + 1, dtype=np.int64)
-    np.cumsum([len(cart) for cart in carts], out=indptr[1:])
-    return indptr, np.concatenate(carts) if carts else np.empty(0, dtype=np.int32)
+    return bags_of(carts)
 
 
 def _add_users(draft: Draft, interactions: Interactions) -> None:
