@@ -82,3 +82,11 @@ def test_products_from_elsewhere_find_the_same_rows():
     for i, query in enumerate(queries):
         wanted = expected(vectors, query, 10, allowed, excluded[i])
         assert (rows[i, : sizes[i]].tolist(), scores[i, : sizes[i]].tolist()) == wanted
+
+
+def test_what_the_bytes_of_a_query_lose_is_part_of_the_bound():
+    """Coordinates too small for the query's 15 bits decide; the rows' own codes lose nothing."""
+    query = np.array([1.0] + [3e-5] * 14 + [0.0], dtype=np.float32)
+    longer = np.array([100] + [127] * 9 + [-127] * 5 + [127], dtype=np.float32)
+    better = np.array([100] + [126] * 14 + [127], dtype=np.float32)
+    assert searched(np.stack([longer, better]), query, 1)[0] == [1]
