@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from engine.processor import has_feature
 
 ROWS = 64
 STEP_COORDINATES = 4
@@ -82,13 +83,6 @@ def _every_other(builder: Any, vector: Any, lanes: int, first: int) -> Any:
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
-def _has_instruction() -> bool:
-    """Whether the code that numba makes here may use it: not where it is told to write for another processor."""
-    if config.CPU_NAME or config.CPU_FEATURES is not None:
-        return False
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
-
-
 def _stepping(way: Any) -> Any:
     """An intrinsic (codes, step, high, low, sums): UNROLLED steps from `step` on."""
 
@@ -137,7 +131,7 @@ def _in_python(codes: Any, step: int, high: Any, low: Any, sums: Any) -> None:
 
 written_out = _stepping(_WrittenOut)
 by_instruction = _stepping(_ByInstruction)
-add_products = _in_python if config.DISABLE_JIT else by_instruction if _has_instruction() else written_out
+add_products = _in_python if config.DISABLE_JIT else by_instruction if has_feature("avx512vnni") else written_out
 """add_products(codes, step, high, low, sums): UNROLLED steps at a time.
 
 codes uint8 (steps, 256), row i of a step in the bytes 4 i to 4 i + 3; high and low int32 (steps,): the four bytes of a

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from engine.choice import BATCHES, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
-from engine.index import Index, add_index, add_table
+from engine.index import APPROXIMATE_FILES, Index, add_index, add_table
 from engine.measurement import (
     Bags,
     Measured,
@@ -29,7 +29,7 @@ from engine.measurement import (
 )
 from engine.parts import DensePart
 from engine.plan import AUTO, IndexPlan
-from engine.release import INDEX_FILE, Draft, Release
+from engine.release import Draft, Release
 from engine.repository import Repository
 from engine.scoring import best_of_rows
 
@@ -146,7 +146,7 @@ def rebuild_index(
     }
     with repository.draft() as draft:
         for name in manifest["files"]:
-            if name != INDEX_FILE:
+            if not name.startswith(APPROXIMATE_FILES):
                 draft.adopt(release, name)
         index = add_measured_index(
             draft,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,17 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexUnsupported
-from engine.faiss_search import build_faiss
-from engine.index import Files, Index
+from engine.index import APPROXIMATE_FILES, Files, Index, add_index, discard_approximate
 from engine.measurement import Measured, Queries, alone_microseconds, batch_microseconds, measure
-from engine.plan import PRUNED, IndexPlan
-from engine.release import INDEX_FILE, Draft
+from engine.plan import QUANTIZED, IndexPlan
+from engine.pruned_table import norms_of
+from engine.release import Draft
 
 _FEWEST_ITEMS = 10_000
 """With fewer items exact search is as fast as calling it."""
 _WORTH = 0.7
 """An approximate search must take less than this share of the exact one's time: what it costs is recall."""
 BATCHES = (16, 64, 256, 1024)
+_DEVIATIONS = (-1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+_MOST_FACTORS = 2048
+"""Of codes of one bit; of two it is half."""
+_REACH_SHARES = (0.15, 0.45)
+"""Of the rows that a search may miss, those that may be missed because they point too closely where a query does."""
+_RESERVE = 0.25
+"""Of what a search may miss, tuning leaves so much over: half of the queries are not all."""
 _NEVER = 1 << 20
 _GAP = 1.5
 """A setting this much slower than the best one ends the search for a better one: dearer ones follow."""
@@ -36,10 +43,10 @@ _GAP = 1.5
 
 @dataclass(frozen=True)
 class Family:
-    """A search and its settings, from cheap to dear; `seconds` is what building it may take."""
+    """A search and ladders of its settings, from cheap to dear; `seconds` is what building it may take."""
 
     factory: str
-    settings: tuple[str, ...]
+    ladders: tuple[tuple[str, ...], ...]
     seconds: float
 
 
@@ -70,22 +77,35 @@ class Candidate:
         }
 
 
-def families(n_items: int, factors: int, promised_recall: float, seconds: float) -> list[Family]:
-    """What to try beside exact search; none where exactness is promised, or the catalogue is small."""
+def families(
+    n_items: int, factors: int, promised_recall: float, seconds: float, reaches: Sequence[float] = (1.0,)
+) -> list[Family]:
+    """What to try beside exact search; none where exactness is promised, or the catalogue is small.
+
+    reaches: how closely the best rows point where their queries do, nearly all of them and fewer.
+    """
     if promised_recall >= 1 or n_items < _FEWEST_ITEMS:
         return []
     lists = 1 << round(math.log2(math.sqrt(n_items)))
     probes = [2**i for i in range(int(math.log2(lists)))]
     work = n_items * factors
     wanted = [
-        Family(PRUNED, tuple(f"confidence={c / 20:g}" for c in range(8, 20)), 0.0),
-        Family(f"IVF{lists},Flat", tuple(f"nprobe={p}" for p in probes), 1 + work * lists * 1.2e-10),
+        *(
+            Family(
+                factory,
+                tuple(tuple(f"deviations={d:g},reach={reach:g}" for d in _DEVIATIONS) for reach in reaches),
+                0.2 + work * 4e-8,
+            )
+            for factory, bits in QUANTIZED.items()
+            if factors <= _MOST_FACTORS // bits
+        ),
+        Family(f"IVF{lists},Flat", (tuple(f"nprobe={p}" for p in probes),), 1 + work * lists * 1.2e-10),
         Family(
             f"IVF{lists},PQ{_quantizers(factors)}x4fs",
-            tuple(f"nprobe={p},rerank={r}" for p in probes for r in (4, 12)),
+            (tuple(f"nprobe={p},rerank={r}" for p in probes for r in (4, 12)),),
             5 + work * lists * 1.2e-10 + work * 1e-7,
         ),
-        Family("HNSW32", tuple(f"efSearch={2**i}" for i in range(4, 11)), work * math.log2(n_items) * 1.5e-7),
+        Family("HNSW32", (tuple(f"efSearch={2**i}" for i in range(4, 11)),), work * math.log2(n_items) * 1.5e-7),
     ]
     spent, chosen = 0.0, []
     for family in wanted:
@@ -108,30 +128,34 @@ def choose(
 
     The draft is left without a FAISS index: engine.calibration builds the one that is chosen.
     """
-    tuning = {kind: each.every_other(0) for kind, each in queries.items() if len(each.vectors) > 1}
-    judging = {kind: each.every_other(1) for kind, each in queries.items() if len(each.vectors) > 1}
     exact = Index(draft, vectors, IndexPlan(), available)
+    known = {kind: each.answered(exact) for kind, each in queries.items() if len(each.vectors) > 1}
+    tuning = {kind: each.every_other(0) for kind, each in known.items()}
+    judging = {kind: each.every_other(1) for kind, each in known.items()}
     candidates = [candidate(exact, IndexPlan(), judging, promised_recall, 0.0, 0)]
     on_step(_told(candidates[0]))
-    path = draft.verified_path(INDEX_FILE)
-    for family in families(len(vectors), vectors.shape[1], promised_recall, seconds) if tuning else []:
+    reaches = [needed_reach(vectors, tuning, share * (1 - promised_recall)) for share in _REACH_SHARES]
+    for family in families(len(vectors), vectors.shape[1], promised_recall, seconds, reaches) if tuning else []:
         started = time.monotonic()
         try:
-            if family.factory != PRUNED:
-                build_faiss(vectors, IndexPlan(family.factory), path)
-            build_seconds, size = time.monotonic() - started, path.stat().st_size if path.exists() else 0
-            best = min(each.microseconds for each in candidates if each.kept)
-            found = _tuned(draft, vectors, available, family, tuning, promised_recall, best)
-            if found is not None:
-                index = Index(draft, vectors, found, available)
-                candidates.append(candidate(index, found, judging, promised_recall, build_seconds, size))
-                on_step(_told(candidates[-1]))
-            else:
+            add_index(draft, vectors, IndexPlan(family.factory))
+            build_seconds, size = time.monotonic() - started, draft.size_bytes(*APPROXIMATE_FILES)
+            found: list[Candidate] = []
+            for ladder in family.ladders:
+                best = min(each.microseconds for each in (*candidates, *found) if each.kept)
+                plans = [IndexPlan(family.factory, setting) for setting in ladder]
+                plan = _tuned(draft, vectors, available, plans, tuning, promised_recall, best)
+                if plan is not None:
+                    index = Index(draft, vectors, plan, available)
+                    found.append(candidate(index, plan, judging, promised_recall, build_seconds, size))
+                    on_step(_told(found[-1]))
+            candidates += found
+            if not found:
                 on_step(f"{family.factory}: none of its settings is faster and keeps the promise")
         except IndexUnsupported as error:
             on_step(f"{family.factory}: left out: {error}")
         finally:
-            path.unlink(missing_ok=True)
+            discard_approximate(draft)
     order = sorted(range(len(candidates)), key=lambda i: _rank(candidates[i], candidates[0]))
     return [candidates[i] for i in order]
 
@@ -169,20 +193,35 @@ def _tuned(
     draft: Draft,
     vectors: NDArray[np.float32],
     available: NDArray[np.bool_],
-    family: Family,
+    plans: Sequence[IndexPlan],
     queries: Mapping[str, Queries],
     promised_recall: float,
     best: float,
 ) -> IndexPlan | None:
     """The cheapest setting that keeps the promise on these queries; None where it would be slower than `best`."""
-    for setting in family.settings:
-        plan = IndexPlan(family.factory, setting)
+    wanted = promised_recall + _RESERVE * (1 - promised_recall)
+    for plan in plans:
         index = Index(draft, vectors, plan, available)
         if np.mean([alone_microseconds(index, each) for each in queries.values()]) > _GAP * best:
             return None
-        if all(measure(index, each).lower >= promised_recall for each in queries.values()):
+        if all(measure(index, each).lower >= wanted for each in queries.values()):
             return plan
     return None
+
+
+def needed_reach(vectors: NDArray[np.float32], queries: Mapping[str, Queries], share: float) -> float:
+    """The reach that misses such a share of the best rows of each kind of query at most, in steps of .01.
+
+    A row y is out of reach where the scan ends before it: where reach |q| |y| is below the k-th best score.
+    """
+    reach = 0.0
+    for each in queries.values():
+        needed = [np.empty(0)]
+        for query, (rows, scores) in zip(each.vectors, each.best or (), strict=True):
+            lengths = norms_of(vectors[rows]) * norms_of(query[np.newaxis])
+            needed.append(scores[-1:] / np.where(lengths > 0, lengths, 1.0))
+        reach = max(reach, float(np.quantile(np.concatenate([[0.0], *needed]), 1 - share, method="higher")))
+    return min(1.0, math.ceil(100 * reach) / 100)
 
 
 def _quantizers(factors: int) -> int:

@@ -227,7 +227,7 @@ class Index:
     release: str | None = option("release to rebuild; the live one if not given", None, metavar="ID")
     recall: float = option("recall@20 promised, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
     factory: str = option(
-        "index: auto takes the fastest that keeps --recall, Pruned is exact, or a FAISS factory string such as HNSW32",
+        "index: auto takes the fastest that keeps --recall, Pruned is exact, or another (Quantized1, HNSW32)",
         "auto",
         metavar="STRING",
     )

@@ -1,8 +1,8 @@
 """The search index: one door, which always answers in full, exactly scored and in one order.
 
 Every index holds the table of engine.pruned_search, whose answers are exact: it takes what is filtered, large batches,
-and whatever an approximate search cannot vouch for. A plan may put an approximate search before it, for single queries:
-pruning with less confidence, or a FAISS index. Kept honest by tests/test_index.py.
+and whatever an approximate search cannot vouch for. A plan may put an approximate search before it: over codes of few
+bits, or a FAISS index. Kept honest by tests/test_index.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from engine.errors import ReleaseCorrupt
 from engine.faiss_search import FaissSearch, build_faiss, check_faiss_plan
 from engine.plan import AUTO, IndexPlan
 from engine.pruned_search import PrunedSearch
-from engine.pruned_table import PrunedTable, build_table
+from engine.pruned_table import PrunedTable, Read, build_table
+from engine.quantized_search import QuantizedSearch
+from engine.quantized_table import QuantizedTable, build_quantized, require_quantizable
 from engine.release import INDEX_FILE, Draft
 from engine.scoring import Found, best_of_rows
 
 TABLE = "index"
 """The directory of a release that holds the arrays of a PrunedTable."""
+QUANTIZED_TABLE = "quantized"
+"""That of a QuantizedTable, where the plan is one."""
+APPROXIMATE_FILES = (f"{QUANTIZED_TABLE}/", INDEX_FILE)
+"""What a release has of them, one at most; a rebuilt index replaces it."""
 _SCAN_SHARE = 8
 """Where fewer than n / 8 rows are allowed they are scored one by one: pruning has no high score to compare with."""
 _NOTHING: Found = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
@@ -44,10 +50,12 @@ class Files(Protocol):
 
 def check_plan(plan: IndexPlan, factors: int) -> None:
     """Raises IndexUnsupported for a plan that cannot be built, before hours go into vectors."""
-    if plan.is_pruned or plan.factory == AUTO:
+    if plan.is_exact or plan.bits or plan.factory == AUTO:
         plan.require_own_parameters()
     else:
         check_faiss_plan(plan, factors)
+    if plan.bits:
+        require_quantizable(plan.bits, factors)
 
 
 def add_table(draft: Draft, vectors: NDArray[np.float32]) -> None:
@@ -62,8 +70,18 @@ def add_index(draft: Draft, vectors: NDArray[np.float32], plan: IndexPlan) -> No
     """Build the index of vectors float32 (n, d) into a draft. Raises IndexUnsupported, PublishFailed."""
     check_plan(plan, vectors.shape[1])
     add_table(draft, vectors)
-    if not plan.is_pruned:
+    if plan.bits:
+        table = build_quantized(vectors, _table(draft, vectors), plan.bits)
+        for name, array in table.arrays().items():
+            draft.add_array(f"{QUANTIZED_TABLE}/{name}", array)
+    elif not plan.is_exact:
         draft.add_file(INDEX_FILE, lambda path: build_faiss(vectors, plan, path))
+
+
+def discard_approximate(draft: Draft) -> None:
+    """Take back from a draft what answers approximately; the exact table stays."""
+    for name in APPROXIMATE_FILES:
+        draft.discard(name)
 
 
 class Index:
@@ -80,11 +98,11 @@ class Index:
         table = _table(files, vectors)
         self._exact = PrunedSearch(vectors, table)
         self._fast: Callable[[NDArray[np.float32], int, NDArray[np.int32]], Found | None] | None = None
-        if not plan.is_pruned:
+        if plan.bits:
+            codes = QuantizedTable.read(_reader(files, QUANTIZED_TABLE), len(vectors), vectors.shape[1], plan.bits)
+            self._fast = QuantizedSearch(vectors, table, codes, plan, self._available).search
+        elif not plan.is_exact:
             self._fast = FaissSearch(files.verified_path(INDEX_FILE), vectors, plan, self._available).search
-        elif plan.confidence < 1:
-            pruned = PrunedSearch(vectors, table, plan.confidence)
-            self._fast = lambda query, k, excluded: pruned.one(query, k, excluded, self._available)
         self.n_available = int(available.sum()) if available is not None else len(vectors)
 
     def search(
@@ -102,11 +120,13 @@ class Index:
         """
         if self._fast is None or allowed is not None or len(queries) >= self._matrix_queries:
             return self.exact(queries, k, excluded, allowed)
-        found = [self._fast(query, k, rows) if k else _NOTHING for query, rows in zip(queries, excluded, strict=True)]
-        return [
-            self.exact(query[np.newaxis], k, [rows])[0] if each is None else each
-            for query, rows, each in zip(queries, excluded, found, strict=True)
-        ]
+        if k == 0:
+            return [_NOTHING for _ in queries]
+        answers = []
+        for query, rows in zip(queries, excluded, strict=True):
+            found = self._fast(query, k, rows)
+            answers.append(self.exact(query[np.newaxis], k, [rows])[0] if found is None else found)
+        return answers
 
     def exact(
         self,
@@ -140,10 +160,17 @@ class Index:
 
 
 def recalls(
-    index: Index, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int32]]
+    index: Index,
+    queries: NDArray[np.float32],
+    k: int,
+    excluded: Sequence[NDArray[np.int32]],
+    best: Sequence[Found] | None = None,
 ) -> NDArray[np.float64]:
-    """Recall@k of each query, asked alone, against exact search, by score: a tie at the k-th place counts as found."""
-    best = index.exact(queries, k, excluded)
+    """Recall@k of each query, asked alone, against exact search, by score: a tie at the k-th place counts as found.
+
+    best: what exact search found, if that is known.
+    """
+    best = index.exact(queries, k, excluded) if best is None else best
     found = np.empty(len(queries))
     for i, (query, rows, (_, exact)) in enumerate(zip(queries, excluded, best, strict=True)):
         scores = index.search(query[np.newaxis], k, [rows])[0][1]
@@ -155,13 +182,18 @@ def _table(files: Files, vectors: NDArray[np.float32]) -> PrunedTable:
     """The table in `files`; releases of version 1 have none, and it is built in memory."""
     if not any(files.has(f"{TABLE}/{name}") for name in PrunedTable.names()):
         return build_table(vectors)
-
-    def read(name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-        array = files.array(f"{TABLE}/{name}", dtype, shape)
-        files.verified_path(f"{TABLE}/{name}.npy")  # a flipped bit would cost answers unseen
-        return array
-
-    table = PrunedTable.read(read, *vectors.shape)
+    table = PrunedTable.read(_reader(files, TABLE), *vectors.shape)
     if len(table.order) and not (table.order.min() >= 0 and table.order.max() < len(vectors)):
         raise ReleaseCorrupt(f"the index names rows outside the {len(vectors):,} of the release")
     return table
+
+
+def _reader(files: Files, directory: str) -> Read:
+    """Reads arrays of a directory, after their SHA-256 was compared: a flipped bit would cost answers unseen."""
+
+    def read(name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        array = files.array(f"{directory}/{name}", dtype, shape)
+        files.verified_path(f"{directory}/{name}.npy")
+        return array
+
+    return read

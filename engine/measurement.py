@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.encoders import RidgeEncoder
 from engine.index import Index, recalls
+from engine.scoring import Found
 
 RECALL_AT = 20
 MAX_QUERIES = 500
@@ -29,14 +30,23 @@ Bags = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries of one kind: vectors float32 (m, d), and for each the rows that must not come back, as when serving."""
+    """Queries of one kind: vectors float32 (m, d), and for each the rows that must not come back, as when serving.
+
+    best: their exact answers, once they are known.
+    """
 
     vectors: NDArray[np.float32]
     excluded: Sequence[NDArray[np.int32]]
+    best: Sequence[Found] | None = None
 
     def every_other(self, first: int) -> Queries:
         """Those at first, first + 2, ...: one half chooses, the other one judges."""
-        return Queries(np.ascontiguousarray(self.vectors[first::2]), self.excluded[first::2])
+        best = None if self.best is None else self.best[first::2]
+        return Queries(np.ascontiguousarray(self.vectors[first::2]), self.excluded[first::2], best)
+
+    def answered(self, index: Index) -> Queries:
+        """The same with their exact answers."""
+        return replace(self, best=index.exact(self.vectors, RECALL_AT, self.excluded))
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ def bag(bags: Bags, i: int) -> NDArray[np.int32]:
 
 def measure(index: Index, queries: Queries) -> Measured:
     """Recall@20 of each query alone, its mean and lower 95% bound, and the median time of the first hundred."""
-    found = recalls(index, queries.vectors, RECALL_AT, queries.excluded)
+    found = recalls(index, queries.vectors, RECALL_AT, queries.excluded, queries.best)
     lower = float(found.mean() - _DEVIATIONS * found.std() / np.sqrt(len(found)))
     return Measured(float(found.mean()), lower, len(found), alone_microseconds(index, queries))
 

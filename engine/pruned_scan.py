@@ -19,10 +19,10 @@ Held against brute force by tests/test_pruned_scan.py.
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, float32, float64, int64, njit, types
+from numba import float32, float64, int64, njit, types
 
 from engine.byte_products import ROWS, STEP_COORDINATES, UNROLLED, add_products
-from engine.scoring import score_row
+from engine.scoring import holds, insert, score_row
 from engine.signatures import (
     FASTMATH,
     booleans_in,
@@ -108,57 +108,22 @@ def _product(codes, query):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(boolean(int32_in, int64), nogil=True, cache=True)
-def _holds(rows, row):  # type: ignore[no-untyped-def]
-    """Whether `row` is among `rows`, which ascend."""
-    low, high = 0, len(rows)
-    while low < high:
-        middle = (low + high) // 2
-        if rows[middle] < row:
-            low = middle + 1
-        else:
-            high = middle
-    return low < len(rows) and rows[low] == row
-
-
-@njit(int64(int64, float32, int64, int32_out, float32_out), nogil=True, cache=True)
-def _insert(row, score, size, rows, scores):  # type: ignore[no-untyped-def]
-    """Put a row in its place among the `size` best, by falling score and then row; returns the new size.
-
-    -inf and NaN are no scores.
-    """
-    k = len(rows)
-    if not score > -np.inf:
-        return size
-    if size == k and not (score > scores[k - 1] or (score == scores[k - 1] and row < rows[k - 1])):
-        return size
-    place = size if size < k else k - 1
-    while place > 0 and (score > scores[place - 1] or (score == scores[place - 1] and row < rows[place - 1])):
-        scores[place] = scores[place - 1]
-        rows[place] = rows[place - 1]
-        place -= 1
-    scores[place] = score
-    rows[place] = row
-    return min(size + 1, k)
-
-
 @njit(
     int64(
         float32_rows_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
-        float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32, float32,
+        float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32,
         booleans_in, int32_in, int32_out, float32_out,
     ),
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
 def search_one(  # type: ignore[no-untyped-def]
     vectors, order, block_norms, head_codes, head_scales, head_errors, tail_norms, tail_codes, tail_scales, rest_norms,
-    errors, query, confidence, underflow, allowed, excluded, rows, scores,
+    errors, query, underflow, allowed, excluded, rows, scores,
 ):  # fmt: skip
     """The len(rows) best rows for query float32 (d,): written to rows int32 and scores float32; returns how many.
 
-    vectors float32 (n, d), then the arrays of engine.pruned_table.PrunedTable. confidence c: 1 is exact; with less,
-    c |q| |y| ends the scan and a tail counts c^2 |q_t| |y_t|, and some rows are missed. underflow: at least what scores
-    lose to denormal numbers. allowed bool (n,), or empty for all; excluded int32, ascending.
+    vectors float32 (n, d), then the arrays of engine.pruned_table.PrunedTable. underflow: at least what scores lose to
+    denormal numbers. allowed bool (n,), or empty for all; excluded int32, ascending.
     """
     d, head, k = len(query), STEP_COORDINATES * head_codes.shape[1], len(rows)
     head_query = np.zeros(head, dtype=np.float32)
@@ -176,18 +141,17 @@ def search_one(  # type: ignore[no-untyped-def]
     for j in range(len(tail_query) - 1, -1, -1):
         of_tail += np.float64(tail_query[j]) * np.float64(tail_query[j])
         if j % SEGMENT == 0 and j > 0:
-            rest_lengths[j // SEGMENT - 1] = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
+            rest_lengths[j // SEGMENT - 1] = np.float32(np.sqrt(of_tail) * 1.000001)
     length = np.float32(np.sqrt(of_head + of_tail) * 1.000001)
     head_length = np.float32(np.sqrt(of_head) * 1.000001)
-    tail_length = np.float32(np.sqrt(of_tail) * 1.000001) * confidence * confidence
-    stop_length = length * confidence
+    tail_length = np.float32(np.sqrt(of_tail) * 1.000001)
     products = np.empty((2, BLOCK), dtype=np.int32)
     sums, bounds = np.empty(BLOCK, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
     size = np.int64(0)
     least = np.float32(-np.inf)
     for block in range(len(block_norms)):
         norms = block_norms[block]
-        if norms[0] * stop_length < least or norms[1] * head_length + norms[2] * tail_length < least:
+        if norms[0] * length < least or norms[1] * head_length + norms[2] * tail_length < least:
             break
         products[:] = 0
         codes = head_codes[block]
@@ -216,9 +180,9 @@ def search_one(  # type: ignore[no-untyped-def]
                     break
             if highest < least:
                 continue
-            if _holds(excluded, row):
+            if holds(excluded, row):
                 continue
-            size = _insert(row, score_row(vectors[row], query), size, rows, scores)
+            size = insert(row, score_row(vectors[row], query), size, rows, scores)
             if size == k:
                 least = scores[k - 1] - underflow
     return size
@@ -258,8 +222,8 @@ def take_products(  # type: ignore[no-untyped-def]
                 if of_query[j] < least:
                     continue
                 row = block_rows[j]
-                if (len(allowed) and not allowed[row]) or _holds(excluded_here, row):
+                if (len(allowed) and not allowed[row]) or holds(excluded_here, row):
                     continue
-                sizes[q] = _insert(row, score_row(vectors[row], queries[q]), sizes[q], rows[q], scores[q])
+                sizes[q] = insert(row, score_row(vectors[row], queries[q]), sizes[q], rows[q], scores[q])
                 if sizes[q] == k:
                     least = scores[q, k - 1] - margins[q]

@@ -1,4 +1,4 @@
-"""Search by pruning: one query by one scan, many by products of matrices; exact, or as exact as `confidence` says.
+"""Search by pruning: one query by one scan, many by products of matrices; exact.
 
 The arrays are engine.pruned_table's, the kernels engine.pruned_scan's. Scores are computed by engine.scoring.score_row,
 and have the bits of engine.scoring.score_rows. Kept honest by tests/test_index.py.
@@ -23,12 +23,11 @@ _ALL: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
 
 
 class PrunedSearch:
-    """Over vectors float32 (n, d) and their table. Thread-safe. confidence 1: exact; in blocks always exact."""
+    """Over vectors float32 (n, d) and their table. Thread-safe."""
 
-    def __init__(self, vectors: NDArray[np.float32], table: PrunedTable, confidence: float = 1.0) -> None:
+    def __init__(self, vectors: NDArray[np.float32], table: PrunedTable) -> None:
         self._vectors, self._table = vectors, table
         self._arrays = tuple(table.arrays().values())
-        self._confidence = np.float32(confidence)
         d = vectors.shape[1]
         self._rounding, self._underflow = rounding(d), np.float32(underflow(d))
 
@@ -41,9 +40,7 @@ class PrunedSearch:
         """
         rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
         mask = _ALL if allowed is None else allowed
-        size = search_one(
-            self._vectors, *self._arrays, query, self._confidence, self._underflow, mask, excluded, rows, scores
-        )
+        size = search_one(self._vectors, *self._arrays, query, self._underflow, mask, excluded, rows, scores)
         return rows[:size], scores[:size]
 
     def many(
@@ -53,7 +50,7 @@ class PrunedSearch:
         excluded: Sequence[NDArray[np.int32]],
         allowed: NDArray[np.bool_] | None,
     ) -> list[Found]:
-        """The same for each of queries float32 (m, d), whatever the confidence: by products with blocks of rows."""
+        """The same for each of queries float32 (m, d), by products with blocks of rows."""
         order, norms = self._table.order, self._table.block_norms[:, 0]
         mask = _ALL if allowed is None else allowed
         starts = np.zeros(len(queries) + 1, dtype=np.int64)

@@ -110,13 +110,19 @@ def underflow(d: int) -> float:
     return (8 * d + 64) * 2.0**-149
 
 
+def norms_of(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """The norm of each row, computed in float64: squares of float32 overflow and vanish."""
+    norms: NDArray[np.float64] = np.sqrt(np.einsum("nk,nk->n", vectors, vectors, dtype=np.float64))
+    return norms
+
+
 def build_table(vectors: NDArray[np.float32]) -> PrunedTable:
     """The table of vectors float32 (n, d). What is held beside it is a few blocks of rows."""
     n, d = vectors.shape
-    squares = np.concatenate(
-        [_squares(vectors[start : start + _ROWS_AT_ONCE]) for start in range(0, n, _ROWS_AT_ONCE)] or [np.empty(0)]
+    norms = np.concatenate(
+        [norms_of(vectors[start : start + _ROWS_AT_ONCE]) for start in range(0, n, _ROWS_AT_ONCE)] or [np.empty(0)]
     )
-    order = np.argsort(-squares, kind="stable").astype(np.int32)
+    order = np.argsort(-norms, kind="stable").astype(np.int32)
     blocks, head = -(-n // BLOCK), head_length(d)
     table = PrunedTable(
         order=order,
@@ -132,7 +138,7 @@ def build_table(vectors: NDArray[np.float32]) -> PrunedTable:
     )
     for start in range(0, n, _ROWS_AT_ONCE):
         rows = order[start : start + _ROWS_AT_ONCE]
-        _fill(table, start, vectors[rows], np.sqrt(squares[rows]))
+        _fill(table, start, vectors[rows], norms[rows])
     for kind in range(3):
         largest = table.block_norms[::-1, kind]
         table.block_norms[:, kind] = np.maximum.accumulate(largest)[::-1]
@@ -149,7 +155,7 @@ def _fill(table: PrunedTable, start: int, vectors: NDArray[np.float32], norms: N
     lengths[:m] = norms
     head_codes, head_scales, head_lost = _quantized(padded[:, :head])
     tail_codes, tail_scales, tail_lost = _quantized(padded[:, head:])
-    tails, heads = np.sqrt(_squares(padded[:, head:])), np.sqrt(_squares(padded[:, :head]))
+    tails, heads = norms_of(padded[:, head:]), norms_of(padded[:, :head])
     allowance = rounding(d) * lengths
     blocks, places = slice(first, last), slice(first * BLOCK, last * BLOCK)
     steps = (head_codes.astype(np.int16) + _ZERO).reshape(-1, BLOCK, head // STEP_COORDINATES, STEP_COORDINATES)
@@ -161,7 +167,7 @@ def _fill(table: PrunedTable, start: int, vectors: NDArray[np.float32], norms: N
     table.tail_scales[places] = tail_scales
     for segment in range(table.rest_norms.shape[1]):
         rest = padded[:, head + (segment + 1) * SEGMENT :]
-        table.rest_norms[places, segment] = _up(np.sqrt(_squares(rest)))
+        table.rest_norms[places, segment] = _up(norms_of(rest))
     table.errors[places] = _up(head_lost + tail_lost + allowance)
     for kind, each in enumerate((lengths, heads, tails)):
         # The bounds of a block stand for scores too, and for the sum of two products of norms.
@@ -175,13 +181,7 @@ def _quantized(values: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[n
     exact = scales.astype(np.float64)[:, np.newaxis]
     ratios = np.divide(values, exact, out=np.zeros_like(values), where=exact > 0)
     codes = np.clip(np.rint(ratios), -_CODES, _CODES).astype(np.int8)
-    return codes, scales, np.sqrt(_squares(values - codes * exact))
-
-
-def _squares(values: NDArray[Any]) -> NDArray[np.float64]:
-    """The squared norm of each row."""
-    squares: NDArray[np.float64] = np.einsum("nk,nk->n", values, values, dtype=np.float64)
-    return squares
+    return codes, scales, norms_of(values - codes * exact)
 
 
 def _up(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -132,6 +132,16 @@ class Draft:
             flush(path)
             self._files[name] = {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
 
+    def discard(self, name: str) -> None:
+        """Take back a file that was added, or all below a directory "NAME/"; nothing where there are none."""
+        for each in [each for each in self._files if each.startswith(name)]:
+            del self._files[each]
+            (self.directory / each).unlink()
+
+    def size_bytes(self, *names: str) -> int:
+        """Of these files, and of those below these directories, that were added."""
+        return sum(each["size_bytes"] for name, each in self._files.items() if name.startswith(names))
+
     def has(self, name: str) -> bool:
         """Whether the array `name` was added."""
         return f"{name}.npy" in self._files

@@ -1,4 +1,4 @@
-"""Exact scores and their best k: the two kernels that every returned score passes through.
+"""Exact scores and their best k: the kernels that every returned score passes through.
 
 One kernel computes every score, whoever asks, so that a batch equals its singles and a scan equals a re-ranked search
 to the last bit. Held against the definition by tests/test_scoring.py.
@@ -7,10 +7,10 @@ to the last bit. Held against the definition by tests/test_scoring.py.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit
+from numba import float32, int64, njit, types
 from numpy.typing import NDArray
 
-from engine.signatures import FASTMATH, float32_in, float32_out, float32_rows_in, int32_in, int64_out
+from engine.signatures import FASTMATH, float32_in, float32_out, float32_rows_in, int32_in, int32_out, int64_out
 
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """Rows and their scores, falling, ties to the smaller row."""
@@ -53,6 +53,40 @@ def top_positions(scores, out):  # type: ignore[no-untyped-def]
         out[place] = position
         size = min(size + 1, k)
     return np.int64(size)
+
+
+@njit(types.boolean(int32_in, int64), nogil=True, cache=True)
+def holds(rows, row):  # type: ignore[no-untyped-def]
+    """Whether `row` is among `rows`, which ascend."""
+    low, high = 0, len(rows)
+    while low < high:
+        middle = (low + high) // 2
+        if rows[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(rows) and rows[low] == row
+
+
+@njit(int64(int64, float32, int64, int32_out, float32_out), nogil=True, cache=True)
+def insert(row, score, size, rows, scores):  # type: ignore[no-untyped-def]
+    """Put a row in its place among the `size` best, by falling score and then row; returns the new size.
+
+    -inf and NaN are no scores.
+    """
+    k = len(rows)
+    if not score > -np.inf:
+        return size
+    if size == k and not (score > scores[k - 1] or (score == scores[k - 1] and row < rows[k - 1])):
+        return size
+    place = size if size < k else k - 1
+    while place > 0 and (score > scores[place - 1] or (score == scores[place - 1] and row < rows[place - 1])):
+        scores[place] = scores[place - 1]
+        rows[place] = rows[place - 1]
+        place -= 1
+    scores[place] = score
+    rows[place] = row
+    return min(size + 1, k)
 
 
 def best_of_rows(

@@ -66,7 +66,7 @@ def test_an_index_that_keeps_a_lower_promise_is_published_with_its_true_recall(l
 
 
 def test_a_kind_of_query_that_misses_the_promise_is_not_hidden_by_another(large_shop, tmp_path, monkeypatch):
-    def recall_by_kind(index, queries, k, excluded):
+    def recall_by_kind(index, queries, k, excluded, best):
         return np.full(len(queries), 1.0 if len(queries) == len(large_shop.user_vectors) else 0.5)
 
     monkeypatch.setattr("engine.measurement.recalls", recall_by_kind)
@@ -78,7 +78,7 @@ def test_the_promise_is_held_at_the_lower_bound_and_not_at_the_mean(large_shop, 
     # The mean is .9; over 10 carts the lower bound is .9 - 1.645 * .3 / sqrt(10) = .744.
     monkeypatch.setattr(
         "engine.measurement.recalls",
-        lambda index, queries, k, excluded: (np.arange(len(queries)) % 10 > 0) * 1.0,
+        lambda index, queries, k, excluded, best: (np.arange(len(queries)) % 10 > 0) * 1.0,
     )
     publish(Repository(tmp_path), large_shop, promised_recall=0.74)
     with pytest.raises(RecallNotReached, match=r"lower 95% bound 0\.7439"):
@@ -186,7 +186,7 @@ def test_canaries_shorten_to_what_every_cart_leaves(shop):
 def test_the_recall_of_users_is_measured_with_their_histories_left_out(large_shop, tmp_path, monkeypatch):
     asked = {}
 
-    def keep(index, queries, k, excluded):
+    def keep(index, queries, k, excluded, best):
         asked[len(queries)] = [rows.tolist() for rows in excluded]
         return np.ones(len(queries))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from engine.choice import choose, families
+from engine.choice import choose, families, needed_reach
 from engine.errors import IndexUnsupported
-from engine.index import Index, add_table
+from engine.index import APPROXIMATE_FILES, Index, add_table
 from engine.measurement import Measured, Queries
-from engine.plan import PRUNED, IndexPlan
-from engine.release import INDEX_FILE, Draft
+from engine.plan import PRUNED, QUANTIZED, IndexPlan
+from engine.release import Draft
 
 N, FACTORS = 12_000, 16
 
@@ -45,8 +47,10 @@ def test_where_exactness_is_promised_or_little_is_to_be_searched_nothing_else_is
 
 
 def test_the_budget_decides_what_is_built_by_estimates_that_grow_with_the_catalogue():
-    assert factories(families(50_000, 64, 0.99, 0.0)) == [PRUNED]
-    assert factories(families(50_000, 64, 0.99, 1e9)) == [PRUNED, "IVF256,Flat", "IVF256,PQ32x4fs", "HNSW32"]
+    everything = ["Quantized1", "Quantized2", "IVF256,Flat", "IVF256,PQ32x4fs", "HNSW32"]
+    assert factories(families(50_000, 64, 0.99, 0.0)) == []
+    assert factories(families(50_000, 64, 0.99, 1.0)) == everything[:2]
+    assert factories(families(50_000, 64, 0.99, 1e9)) == everything
     seconds = [sum(each.seconds for each in families(n, 64, 0.99, 1e9)) for n in (50_000, 500_000, 5_000_000)]
     assert seconds == sorted(seconds)
 
@@ -56,7 +60,7 @@ def test_every_family_is_one_that_can_be_built(factors):
     from engine.index import check_plan
 
     for family in families(20_000, factors, 0.99, 1e9):
-        for setting in family.settings:
+        for setting in itertools.chain(*family.ladders):
             check_plan(IndexPlan(family.factory, setting), factors)
 
 
@@ -67,10 +71,11 @@ def test_the_first_one_keeps_the_promise_and_all_of_them_tell_their_numbers(draf
     assert found[0].kept
     assert any(each.plan == IndexPlan() and each.kept for each in found)
     assert {kind: each.queries for kind, each in found[0].measured.items()} == {"user": 30, "cart": 30}
-    assert len(told) == 5
+    names = [line.split(":")[0].split(" with ")[0] for line in told]
+    assert list(dict.fromkeys(names)) == [PRUNED, *QUANTIZED, "IVF128,Flat", "IVF128,PQ8x4fs", "HNSW32"]
     for each in found:
         assert set(each.as_dict()["measured"]) == {"user", "cart"}
-    assert not draft.verified_path(INDEX_FILE).exists()
+    assert draft.size_bytes(*APPROXIMATE_FILES) == 0
 
 
 def test_a_search_that_was_lucky_in_tuning_is_not_chosen(draft, vectors, monkeypatch):
@@ -83,8 +88,9 @@ def test_a_search_that_was_lucky_in_tuning_is_not_chosen(draft, vectors, monkeyp
 
     monkeypatch.setattr("engine.choice.measure", measured)
     monkeypatch.setattr("engine.choice.alone_microseconds", lambda index, queries: 1.0)
-    found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(41, 1)}, 0.9, 0.0)
-    assert [each.kept for each in found] == [True, False]
+    found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(41, 1)}, 0.9, 0.3)
+    assert [each.kept for each in found] == [True, False, False]
+    assert found[1].plan.factory == "Quantized1"
     assert found[0].plan == IndexPlan()
 
 
@@ -98,8 +104,10 @@ def test_what_is_slower_than_exact_search_ends_at_its_cheapest_setting(draft, ve
 
     monkeypatch.setattr("engine.choice.Index", Counted)
     monkeypatch.setattr("engine.choice.alone_microseconds", lambda index, queries: 1e9)
-    found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(41, 1)}, 0.9, 0.0)
-    assert opened == [IndexPlan(), IndexPlan(PRUNED, "confidence=0.4")]
+    found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(41, 1)}, 0.9, 0.3)
+    assert [plan.factory for plan in opened] == [PRUNED, "Quantized1", "Quantized1"]
+    assert opened[1].deviations == -1.5
+    assert len(opened) == 3
     assert [each.plan for each in found] == [IndexPlan()]
 
 
@@ -107,12 +115,30 @@ def test_an_index_that_faiss_cannot_build_is_left_out(draft, vectors, monkeypatc
     def fail(*_):
         raise IndexUnsupported("no such thing")
 
-    monkeypatch.setattr("engine.choice.build_faiss", fail)
+    monkeypatch.setattr("engine.index.build_faiss", fail)
     told = []
     found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(40, 1)}, 0.99, 1e9, told.append)
-    assert all(each.plan.factory == PRUNED for each in found)
+    assert all(each.plan.factory in (PRUNED, *QUANTIZED) for each in found)
     assert sum("left out: no such thing" in each for each in told) == 3
 
 
 def test_without_queries_the_exact_search_is_taken(draft, vectors):
     assert [each.plan for each in choose(draft, vectors, np.ones(N, dtype=bool), {}, 0.99, 60.0)] == [IndexPlan()]
+
+
+def test_the_reach_misses_no_more_of_the_best_rows_than_it_may(draft, vectors):
+    exact = Index(draft, vectors, IndexPlan())
+    queries = {"user": some_queries(200, 5).answered(exact)}
+    norms = np.linalg.norm(vectors, axis=1)
+    reaches = []
+    for share in (0.2, 0.05, 0.001):
+        reach = needed_reach(vectors, queries, share)
+        missed = [
+            (reach * norms[rows] * np.linalg.norm(query) < scores[-1]).mean()
+            for query, (rows, scores) in zip(queries["user"].vectors, queries["user"].best, strict=True)
+        ]
+        assert np.mean(missed) <= share
+        reaches.append(reach)
+    assert reaches == sorted(reaches)
+    assert 0.3 < reaches[0] < reaches[-1] <= 1.0
+    assert needed_reach(vectors, {}, 0.9) == 0.0

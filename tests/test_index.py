@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import IndexUnsupported
-from engine.index import Index, add_index, recalls
-from engine.plan import PRUNED, IndexPlan
+from engine.index import APPROXIMATE_FILES, Index, add_index, discard_approximate, recalls
+from engine.plan import PRUNED, QUANTIZED, IndexPlan
 from engine.release import Draft
 from engine.scoring import best_of_rows, score_rows
 
 EXACT = IndexPlan(PRUNED, matrix_queries=16)
 APPROXIMATE = [
-    IndexPlan(PRUNED, "confidence=0.2", 16),
+    IndexPlan("Quantized1", "deviations=-1,reach=0.8", 16),
+    IndexPlan("Quantized2", "", 16),
     IndexPlan("HNSW32", "efSearch=64", 16),
     IndexPlan("IVF16,Flat", "nprobe=4", 16),
     IndexPlan("SQ8", matrix_queries=16),
@@ -377,24 +378,57 @@ def test_sixteen_queries_at_once_are_answered_exactly_by_every_plan(tmp_path, pl
         assert scores.tobytes() == expected[1].tobytes()
 
 
-@pytest.mark.parametrize("parameters", ["confidence=2", "confidence=-1", "confidence=nan", "confidence=", "nprobe=4"])
-def test_search_parameters_that_pruning_does_not_have_are_refused(tmp_path, parameters):
-    with pytest.raises(IndexUnsupported, match="expected 'confidence=C' with C from 0 to 1"):
-        open_index(tmp_path / "i", some_vectors(), IndexPlan(PRUNED, parameters))
+@pytest.mark.parametrize(
+    ("factory", "parameters", "message"),
+    [
+        (PRUNED, "reach=1", "it is exact: expected none"),
+        ("Flat", "nprobe=1", "it is exact: expected none"),
+        ("Quantized1", "deviations=9", "expected deviations from -8 to 8"),
+        ("Quantized1", "deviations=nan", "expected deviations from -8 to 8"),
+        ("Quantized2", "reach=", "expected reach from 0 to 1"),
+        ("Quantized2", "reach=1.1", "expected reach from 0 to 1"),
+        ("Quantized2", "reach=1,reach=1", "expected deviations=D, reach=R or both"),
+        ("Quantized2", "efSearch=64", "expected deviations=D, reach=R or both"),
+    ],
+)
+def test_search_parameters_that_an_index_of_ours_does_not_have_are_refused(tmp_path, factory, parameters, message):
+    with pytest.raises(IndexUnsupported, match=message):
+        open_index(tmp_path / "i", some_vectors(), IndexPlan(factory, parameters))
 
 
-def test_less_confidence_finds_less_and_its_scores_are_exact_all_the_same(tmp_path):
+@pytest.mark.parametrize("factory", QUANTIZED)
+def test_fewer_deviations_find_less_and_scores_are_exact_all_the_same(tmp_path, factory):
     generator = np.random.default_rng(11)
     vectors = (generator.normal(size=(20_000, 32)) * generator.lognormal(sigma=0.5, size=(20_000, 1))).astype(
         np.float32
     )
     queries = generator.normal(size=(100, 32)).astype(np.float32)
     found = []
-    for confidence in (0.0, 0.5, 1.0):
-        index = open_index(tmp_path / f"i{confidence}", vectors, IndexPlan(PRUNED, f"confidence={confidence}"))
+    for deviations in (-2, 0, 8):
+        index = open_index(tmp_path / f"i{deviations}", vectors, IndexPlan(factory, f"deviations={deviations}"))
         found.append(recalls(index, queries, 20, [NOTHING] * 100).mean())
         rows, scores = index.search(queries[:1], 20, [NOTHING])[0]
         own = np.empty(20, dtype=np.float32)
         score_rows(vectors, rows, queries[0], own)
         assert scores.tobytes() == own.tobytes()
-    assert found[0] < found[1] <= found[2] == 1.0
+    assert found[0] < found[1] < found[2] == 1.0
+
+
+def test_known_exact_answers_give_the_same_recalls(tmp_path):
+    vectors, queries = some_vectors(seed=4), some_queries(30)
+    index = open_index(tmp_path / "i", vectors, IndexPlan("Quantized1", "deviations=-1"))
+    best = index.exact(queries, 10, [NOTHING] * 30)
+    known = recalls(index, queries, 10, [NOTHING] * 30, best)
+    assert known.tolist() == recalls(index, queries, 10, [NOTHING] * 30).tolist()
+    assert 0 < known.mean() < 1
+
+
+def test_what_answers_approximately_can_be_taken_back_and_another_be_built(tmp_path):
+    vectors, draft = some_vectors(), Draft(tmp_path, "r").__enter__()
+    for plan in (IndexPlan("Quantized1"), IndexPlan("HNSW8"), IndexPlan("Quantized2")):
+        add_index(draft, vectors, plan)
+        assert draft.size_bytes(*APPROXIMATE_FILES) > 0
+        assert len(Index(draft, vectors, plan).search(some_queries(1), 10, [NOTHING])[0][0]) == 10
+        discard_approximate(draft)
+        assert draft.size_bytes(*APPROXIMATE_FILES) == 0
+    assert len(Index(draft, vectors, IndexPlan()).search(some_queries(1), 10, [NOTHING])[0][0]) == 10

@@ -20,12 +20,12 @@ def whole_vectors(n, d, seed=0):
     return vectors
 
 
-def searched(vectors, query, k, allowed=ALL, excluded=NOTHING, confidence=1.0):
+def searched(vectors, query, k, allowed=ALL, excluded=NOTHING):
     rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
     d = vectors.shape[1]
     size = search_one(
         vectors, *build_table(vectors).arrays().values(), query,
-        np.float32(confidence), np.float32(underflow(d)), allowed, excluded, rows, scores,
+        np.float32(underflow(d)), allowed, excluded, rows, scores,
     )  # fmt: skip
     return rows[:size].tolist(), scores[:size].tolist()
 
