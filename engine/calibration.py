@@ -6,7 +6,7 @@ published. Which index that is, is given, or chosen among several (engine.choice
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from engine.choice import BATCHES, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
-from engine.index import APPROXIMATE_FILES, Index, add_index, add_table
+from engine.frontier_plot import frontier_plot
+from engine.index import APPROXIMATE_FILES, Index, add_index
+from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import (
     Bags,
     Measured,
@@ -29,7 +31,7 @@ from engine.measurement import (
 )
 from engine.parts import DensePart
 from engine.plan import AUTO, IndexPlan
-from engine.release import Draft, Release
+from engine.release import INDEX_PICTURE, Draft, Release
 from engine.repository import Repository
 from engine.scoring import best_of_rows
 
@@ -45,7 +47,7 @@ def add_measured_index(
     queries: Mapping[str, Queries],
     promised_recall: float,
     seconds: float = 0.0,
-    on_step: Callable[[str], None] = lambda _: None,
+    progress: IndexProgress = SILENCE,
 ) -> dict[str, Any]:
     """Build an index inside a draft and measure it on each kind of query; returns the manifest's "index".
 
@@ -55,10 +57,14 @@ def add_measured_index(
     with threadpool_limits(1, "blas"):  # as when serving
         kinds = {kind: each for kind, each in queries.items() if len(each.vectors)}
         tried = []
+        progress.expects(1)
         if plan.factory == AUTO:
-            add_table(draft, item_vectors)
-            tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, on_step)
+            tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, progress)
             plan = tried[0].plan
+            if kinds:
+                picture = frontier_plot(tried, promised_recall)
+                draft.add_file(INDEX_PICTURE, lambda path: path.write_bytes(picture))
+        progress.begins(f"building and measuring {plan}")
         add_index(draft, item_vectors, plan)
         if kinds:
             plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
@@ -67,6 +73,7 @@ def add_measured_index(
         for kind, found in chosen.measured.items():
             advice = f"Nothing was published: raise its search parameters, or use {AUTO!r}"
             _require(found, promised_recall, kind, plan, advice)
+        progress.ends()
         return {
             "factory": plan.factory,
             "search_parameters": plan.search_parameters,
@@ -133,7 +140,7 @@ def rebuild_index(
     *,
     promote: bool,
     seconds: float = 0.0,
-    on_step: Callable[[str], None] = lambda _: None,
+    progress: IndexProgress = SILENCE,
 ) -> tuple[str, Mapping[str, Any]]:
     """Publish a copy of a release with another index; returns its id and the manifest's "index"."""
     release = Release(repository.path(release_id))
@@ -146,7 +153,7 @@ def rebuild_index(
     }
     with repository.draft() as draft:
         for name in manifest["files"]:
-            if not name.startswith(APPROXIMATE_FILES):
+            if not name.startswith((*APPROXIMATE_FILES, INDEX_PICTURE)):
                 draft.adopt(release, name)
         index = add_measured_index(
             draft,
@@ -156,7 +163,7 @@ def rebuild_index(
             queries,
             promised_recall,
             seconds,
-            on_step,
+            progress,
         )
         written = ("format_version", "release_id", "program", "created_at", "files", "checksum")
         fields = {key: value for key, value in manifest.items() if key not in written}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexUnsupported
-from engine.index import APPROXIMATE_FILES, Files, Index, add_index, discard_approximate
+from engine.index import APPROXIMATE_FILES, Files, Index, add_index, add_table, discard_approximate
+from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import Measured, Queries, alone_microseconds, batch_microseconds, measure
 from engine.plan import QUANTIZED, IndexPlan
 from engine.pruned_table import norms_of
@@ -37,6 +38,8 @@ _REACH_SHARES = (0.15, 0.45)
 _RESERVE = 0.25
 """Of what a search may miss, tuning leaves so much over: half of the queries are not all."""
 _NEVER = 1 << 20
+_MOST_TRIALS = 16
+"""Settings of one ladder that are told of: the last ones, which are the closest to the promise."""
 _GAP = 1.5
 """A setting this much slower than the best one ends the search for a better one: dearer ones follow."""
 
@@ -51,19 +54,46 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A setting that was measured in tuning, on the queries that tune."""
+
+    search_parameters: str
+    measured: Mapping[str, Measured]
+
+    @property
+    def microseconds(self) -> float:
+        """The mean over the kinds of query."""
+        return _mean_microseconds(self.measured)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest's words."""
+        return {"search_parameters": self.search_parameters, "measured": _as_dict(self.measured)}
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """A search that was measured on each kind of query, and whether it kept the promise on all of them."""
+    """A search that was measured on each kind of query, and whether it kept the promise on all of them.
+
+    `trials` led to its setting. Where none of them kept the promise nothing was left to judge, and it has the setting
+    and the measurements of the last one.
+    """
 
     plan: IndexPlan
     measured: Mapping[str, Measured]
     kept: bool
     build_seconds: float
     size_bytes: int
+    trials: Sequence[Trial] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its measurements are of queries that did not tune it."""
+        return not self.trials or self.measured is not self.trials[-1].measured
 
     @property
     def microseconds(self) -> float:
         """The mean over the kinds of query."""
-        return float(np.mean([each.microseconds for each in self.measured.values()])) if self.measured else 0.0
+        return _mean_microseconds(self.measured)
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest's words."""
@@ -73,7 +103,8 @@ class Candidate:
             "kept": self.kept,
             "build_seconds": round(self.build_seconds, 3),
             "size_bytes": self.size_bytes,
-            "measured": {kind: each.as_dict() for kind, each in self.measured.items()},
+            "measured": _as_dict(self.measured),
+            "trials": [each.as_dict() for each in self.trials],
         }
 
 
@@ -122,38 +153,46 @@ def choose(
     queries: Mapping[str, Queries],
     promised_recall: float,
     seconds: float,
-    on_step: Callable[[str], None] = lambda _: None,
+    progress: IndexProgress = SILENCE,
 ) -> list[Candidate]:
-    """Build and measure in a draft that holds the table already; the fastest that keeps the promise comes first.
+    """Build and measure in a draft; the fastest that keeps the promise comes first.
 
-    The draft is left without a FAISS index: engine.calibration builds the one that is chosen.
+    The draft is left with the exact table alone: engine.calibration builds what is chosen beside it.
     """
+    can_tune = any(len(each.vectors) > 1 for each in queries.values())
+    n_items, factors = (len(vectors) if can_tune else 0), vectors.shape[1]
+    progress.expects(1 + len(families(n_items, factors, promised_recall, seconds)))
+    progress.begins(f"building and measuring {IndexPlan()}")
+    add_table(draft, vectors)
     exact = Index(draft, vectors, IndexPlan(), available)
     known = {kind: each.answered(exact) for kind, each in queries.items() if len(each.vectors) > 1}
     tuning = {kind: each.every_other(0) for kind, each in known.items()}
     judging = {kind: each.every_other(1) for kind, each in known.items()}
     candidates = [candidate(exact, IndexPlan(), judging, promised_recall, 0.0, 0)]
-    on_step(_told(candidates[0]))
+    progress.ends(_told(candidates[0]))
     reaches = [needed_reach(vectors, tuning, share * (1 - promised_recall)) for share in _REACH_SHARES]
-    for family in families(len(vectors), vectors.shape[1], promised_recall, seconds, reaches) if tuning else []:
+    for family in families(n_items, factors, promised_recall, seconds, reaches):
+        progress.begins(f"building {family.factory}")
         started = time.monotonic()
+        told = []
         try:
             add_index(draft, vectors, IndexPlan(family.factory))
             build_seconds, size = time.monotonic() - started, draft.size_bytes(*APPROXIMATE_FILES)
-            found: list[Candidate] = []
             for ladder in family.ladders:
-                best = min(each.microseconds for each in (*candidates, *found) if each.kept)
                 plans = [IndexPlan(family.factory, setting) for setting in ladder]
-                plan = _tuned(draft, vectors, available, plans, tuning, promised_recall, best)
-                if plan is not None:
-                    index = Index(draft, vectors, plan, available)
-                    found.append(candidate(index, plan, judging, promised_recall, build_seconds, size))
-                    on_step(_told(found[-1]))
-            candidates += found
-            if not found:
-                on_step(f"{family.factory}: none of its settings is faster and keeps the promise")
+                best = min(each.microseconds for each in candidates if each.kept)
+                chosen, trials = _tuned(draft, vectors, available, plans, tuning, promised_recall, best, progress)
+                if chosen is not None:
+                    index = Index(draft, vectors, chosen, available)
+                    judged = candidate(index, chosen, judging, promised_recall, build_seconds, size)
+                    candidates.append(replace(judged, trials=trials))
+                    told.append(_told(candidates[-1]))
+                elif trials:
+                    last = IndexPlan(family.factory, trials[-1].search_parameters)
+                    candidates.append(Candidate(last, trials[-1].measured, False, build_seconds, size, trials))
+            progress.ends("; ".join(told) or f"{family.factory}: none of its settings is faster and keeps the promise")
         except IndexUnsupported as error:
-            on_step(f"{family.factory}: left out: {error}")
+            progress.ends(f"{family.factory}: left out: {error}")
         finally:
             discard_approximate(draft)
     order = sorted(range(len(candidates)), key=lambda i: _rank(candidates[i], candidates[0]))
@@ -170,8 +209,7 @@ def candidate(
 ) -> Candidate:
     """Measure one index on each kind of query."""
     measured = {kind: measure(index, each) for kind, each in queries.items() if len(each.vectors)}
-    kept = all(each.lower >= promised_recall for each in measured.values())
-    return Candidate(plan, measured, kept, build_seconds, size_bytes)
+    return Candidate(plan, measured, _keeps(measured, promised_recall), build_seconds, size_bytes)
 
 
 def fewest_in_blocks(
@@ -197,16 +235,24 @@ def _tuned(
     queries: Mapping[str, Queries],
     promised_recall: float,
     best: float,
-) -> IndexPlan | None:
-    """The cheapest setting that keeps the promise on these queries; None where it would be slower than `best`."""
+    progress: IndexProgress,
+) -> tuple[IndexPlan | None, list[Trial]]:
+    """The cheapest of plans that keeps the promise on these queries with a reserve, and what was measured on the way.
+
+    None where it would be slower than `best`.
+    """
     wanted = promised_recall + _RESERVE * (1 - promised_recall)
+    trials: list[Trial] = []
     for plan in plans:
+        progress.tries(str(plan))
         index = Index(draft, vectors, plan, available)
         if np.mean([alone_microseconds(index, each) for each in queries.values()]) > _GAP * best:
-            return None
-        if all(measure(index, each).lower >= wanted for each in queries.values()):
-            return plan
-    return None
+            break
+        measured = {kind: measure(index, each) for kind, each in queries.items()}
+        trials.append(Trial(plan.search_parameters, measured))
+        if _keeps(measured, wanted):
+            return plan, trials[-_MOST_TRIALS:]
+    return None, trials[-_MOST_TRIALS:]
 
 
 def needed_reach(vectors: NDArray[np.float32], queries: Mapping[str, Queries], share: float) -> float:
@@ -222,6 +268,18 @@ def needed_reach(vectors: NDArray[np.float32], queries: Mapping[str, Queries], s
             needed.append(scores[-1:] / np.where(lengths > 0, lengths, 1.0))
         reach = max(reach, float(np.quantile(np.concatenate([[0.0], *needed]), 1 - share, method="higher")))
     return min(1.0, math.ceil(100 * reach) / 100)
+
+
+def _keeps(measured: Mapping[str, Measured], promised_recall: float) -> bool:
+    return all(each.lower >= promised_recall for each in measured.values())
+
+
+def _mean_microseconds(measured: Mapping[str, Measured]) -> float:
+    return float(np.mean([each.microseconds for each in measured.values()])) if measured else 0.0
+
+
+def _as_dict(measured: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+    return {kind: each.as_dict() for kind, each in measured.items()}
 
 
 def _quantizers(factors: int) -> int:

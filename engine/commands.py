@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class Serve:
         "next",
         metavar="HOST:PORT",
     )
+    metrics_address: str = option("where GET /metrics answers, for Prometheus; '' is nowhere", "", metavar="HOST:PORT")
     workers: int = option("worker processes; this version runs one", 1, metavar="N", minimum=1)
     device: str = option("where to search: auto takes the best there is", "auto", choices=("auto", "cpu", "gpu"))
     concurrency: int = option(
@@ -54,6 +56,13 @@ class Serve:
         "largest request accepted", 4 * 1024 * 1024, metavar="N", minimum=1024, maximum=1 << 30
     )
     verify_after_start: bool = option("check every file's SHA-256 in the background", True)
+    recall_sample_share: float = option(
+        "share of the searches whose recall is measured in the background, for --metrics-address; 0 is none",
+        0.001,
+        metavar="S",
+        minimum=0,
+        maximum=1,
+    )
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ServerError, ReleaseError."""
@@ -73,11 +82,13 @@ class Serve:
                 releases=self.releases,
                 address=self.address,
                 admin_address=self.admin_address,
+                metrics_address=self.metrics_address,
                 threads=self.concurrency,
                 drain_seconds=self.drain_seconds,
                 poll_seconds=self.poll_seconds,
                 max_message_bytes=self.max_message_bytes,
                 verify_after_start=self.verify_after_start,
+                recall_sample_share=self.recall_sample_share,
             )
         )
 
@@ -242,6 +253,7 @@ class Index:
     def run(self) -> None:
         """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError."""
         from engine.calibration import check_index, rebuild_index
+        from engine.index_progress import IndexLines
         from engine.plan import IndexPlan
         from engine.release import Release
         from engine.repository import Repository
@@ -252,7 +264,7 @@ class Index:
             for kind, found in check_index(Release(repository.path(release_id)), self.seed):
                 print(f"{kind}: {found.told}")
             return
-        plan = IndexPlan(self.factory, self.search_parameters)
+        plan, started = IndexPlan(self.factory, self.search_parameters), time.monotonic()
         published, index = rebuild_index(
             repository,
             release_id,
@@ -260,7 +272,7 @@ class Index:
             self.recall,
             promote=self.promote,
             seconds=self.seconds,
-            on_step=_log.info,
+            progress=IndexLines(lambda text: _log.info("[%6.1f s] %s", time.monotonic() - started, text)),
         )
         chosen = IndexPlan(index["factory"], index["search_parameters"])
         batches = ", ".join(f"{size}: {us:.0f} us" for size, us in index["microseconds_in_batches"].items())

@@ -21,6 +21,7 @@ from engine.pruned_search import PrunedSearch
 from engine.pruned_table import PrunedTable, Read, build_table
 from engine.quantized_search import QuantizedSearch
 from engine.quantized_table import QuantizedTable, build_quantized, require_quantizable
+from engine.recall import recall_of
 from engine.release import INDEX_FILE, Draft
 from engine.scoring import Found, best_of_rows
 
@@ -155,6 +156,20 @@ class Index:
             rows = rows[self._available[rows]]
         return best_of_rows(self._vectors, np.sort(rows), query, k)
 
+    def scan(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        excluded: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """As `exact` for query float32 (d,), by scoring every row: slow, and right whatever became of the index."""
+        shown = np.ones(len(self._vectors), dtype=np.bool_) if allowed is None else allowed.copy()
+        if self._available is not None:
+            shown &= self._available
+        shown[excluded] = False
+        return best_of_rows(self._vectors, np.flatnonzero(shown).astype(np.int32), query, k)
+
     def _shown(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return allowed if self._available is None else self._available & allowed
 
@@ -173,8 +188,7 @@ def recalls(
     best = index.exact(queries, k, excluded) if best is None else best
     found = np.empty(len(queries))
     for i, (query, rows, (_, exact)) in enumerate(zip(queries, excluded, best, strict=True)):
-        scores = index.search(query[np.newaxis], k, [rows])[0][1]
-        found[i] = np.count_nonzero(scores >= exact[-1]) / len(exact) if len(exact) else 1.0
+        found[i] = recall_of(index.search(query[np.newaxis], k, [rows])[0][1], exact)
     return found
 
 

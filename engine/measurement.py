@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from engine.encoders import RidgeEncoder
 from engine.index import Index, recalls
+from engine.recall import lower_bound
 from engine.scoring import Found
 
 RECALL_AT = 20
 MAX_QUERIES = 500
 """Queries measured of each kind."""
 TIMED_QUERIES = 100
-_DEVIATIONS = 1.645
-"""Standard errors below the mean: the lower bound of a one-sided 95% interval."""
 
 Bags = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Carts or histories: starts int64 (bags + 1,) and item rows int32 (items,)."""
@@ -121,8 +120,7 @@ def bag(bags: Bags, i: int) -> NDArray[np.int32]:
 def measure(index: Index, queries: Queries) -> Measured:
     """Recall@20 of each query alone, its mean and lower 95% bound, and the median time of the first hundred."""
     found = recalls(index, queries.vectors, RECALL_AT, queries.excluded, queries.best)
-    lower = float(found.mean() - _DEVIATIONS * found.std() / np.sqrt(len(found)))
-    return Measured(float(found.mean()), lower, len(found), alone_microseconds(index, queries))
+    return Measured(float(found.mean()), lower_bound(found), len(found), alone_microseconds(index, queries))
 
 
 def alone_microseconds(index: Index, queries: Queries) -> float:

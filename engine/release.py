@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 _READABLE = (1, 2)
 MANIFEST = "manifest.json"
 INDEX_FILE = "index.faiss"
+INDEX_PICTURE = "index.svg"
 _PACKAGES = ("nearcart", "faiss-cpu", "numba", "numpy")
 _REQUIRED = {
     "release_id": str, "created_at": str, "files": dict,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,32 @@ _CANARY_TOLERANCE = 1e-4
 _NO_VALUES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 
+class SearchWatch(Protocol):
+    """Is told of every search of the index that answers a query. Must be quick: the answer waits for it."""
+
+    def __call__(
+        self,
+        release_id: str,
+        index: Index,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Sequence[Rows],
+        allowed: NDArray[np.bool_] | None,
+        found: Sequence[Found],
+    ) -> None:
+        """What `index.search` was asked, and what it found."""
+
+
 class Snapshot:
     """A release ready to answer. Thread-safe; holds memory-mapped arrays, the index, and what filters needed so far."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, watch: SearchWatch | None = None) -> None:
         manifest = release.manifest
         part = DensePart.of(manifest)
         n_users, n_items, n_entries = part.n_users, part.n_items, part.n_entries
         self.release_id = release.release_id
         self.manifest: Mapping[str, Any] = manifest
+        self._watch = watch
         self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))
         self._items = IdTable.from_arrays(release.table("items/ids", n_items, n_slots=slots_for(n_items)))
         self._history_starts = release.array("users/history.indptr", np.int64, (n_users + 1,))
@@ -68,9 +85,9 @@ class Snapshot:
         self._check_canaries(release)
 
     @classmethod
-    def open(cls, directory: Path) -> Snapshot:
+    def open(cls, directory: Path, watch: SearchWatch | None = None) -> Snapshot:
         """Load, check and warm the release in `directory`. Raises ReleaseError."""
-        return cls(Release(directory))
+        return cls(Release(directory), watch)
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
         """What each user should see next. Raises InvalidQuery, UnknownUser for a strict one that cannot be personal."""
@@ -152,10 +169,11 @@ class Snapshot:
         for batch in alike.values():
             queries = np.stack([vector for i in batch if (vector := plans[i].vector) is not None])
             excluded = [plans[i].allowed.excluded for i in batch]
-            first = plans[batch[0]]
-            for i, each in zip(
-                batch, self._index.search(queries, first.limit, excluded, first.allowed.mask), strict=True
-            ):
+            limit, mask = plans[batch[0]].limit, plans[batch[0]].allowed.mask
+            searched = self._index.search(queries, limit, excluded, mask)
+            if self._watch is not None:
+                self._watch(self.release_id, self._index, queries, limit, excluded, mask, searched)
+            for i, each in zip(batch, searched, strict=True):
                 found[i] = each
         answers = []
         for plan, answer in zip(plans, found, strict=True):

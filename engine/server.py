@@ -12,14 +12,14 @@ import logging
 import os
 import queue
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -27,11 +27,17 @@ from grpc_reflection.v1alpha import reflection
 from nearcart.v1 import admin_pb2, recommendation_pb2
 
 from engine import admin, service
-from engine.errors import ServerError, UsageError
+from engine.addresses import next_port, require_free
+from engine.errors import ServerError
 from engine.health import Health
 from engine.holder import Releases, SnapshotHolder
+from engine.recall_sampling import RecallSampler
+from engine.server_metrics import MetricsServer, ServerMetrics
 from engine.service import ServedSnapshot
 from engine.statuses import Traffic, add_service
+
+if TYPE_CHECKING:
+    from engine.retrieval import SearchWatch
 
 STOP_GRACE_SECONDS = 10.0
 """How long calls in flight may take when the server stops."""
@@ -47,21 +53,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to serve. Addresses are HOST:PORT, port 0 takes a free one; an empty `admin_address` means no admin service.
+    """How to serve. Addresses are HOST:PORT, port 0 takes a free one; an empty `admin_address` means no admin service,
+    an empty `metrics_address` no metrics, and then nothing is sampled either.
 
     `threads` answer at the same time; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
-    calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never. Ranges are checked at the
-    flags, in `engine.commands`, and nowhere else.
+    calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never; of `recall_sample_share` of
+    the searches the recall is measured. Ranges are checked at the flags, in `engine.commands`, and nowhere else.
     """
 
     releases: Path
     address: str = "127.0.0.1:50051"
     admin_address: str = NEXT_PORT
+    metrics_address: str = ""
     threads: int = 4
     drain_seconds: float = 0.0
     poll_seconds: float = 5.0
     max_message_bytes: int = 4 * 1024 * 1024
     verify_after_start: bool = True
+    recall_sample_share: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -73,14 +82,14 @@ class Backend:
     prepare_thread: Callable[[], None]
 
     @classmethod
-    def of(cls, directory: Path) -> Backend:
+    def of(cls, directory: Path, watch: SearchWatch | None = None) -> Backend:
         """The real thing."""
         # Here, so that protocol, limits and errors can be tested and read about without loading FAISS.
         from engine.libraries import use_one_thread
         from engine.repository import Repository
         from engine.retrieval import Snapshot
 
-        return cls(Repository(directory), Snapshot.open, use_one_thread)
+        return cls(Repository(directory), partial(Snapshot.open, watch=watch), use_one_thread)
 
 
 class Server:
@@ -89,8 +98,12 @@ class Server:
     def __init__(self, options: ServerOptions, backend: Backend | None = None) -> None:
         self.address = ""
         self.admin_address = ""
+        self.metrics_address = ""
         self._options = options
-        self._backend = backend or Backend.of(options.releases)
+        self._metrics: MetricsServer | None = None
+        self._sampler = RecallSampler(options.recall_sample_share, lambda: self.holder.status.release_id)
+        self._samples = options.metrics_address != "" and options.recall_sample_share > 0
+        self._backend = backend or Backend.of(options.releases, self._sampler if self._samples else None)
         self._health = Health(service.NAME)
         self._admin_health = Health(admin.NAME)
         self.holder = SnapshotHolder(
@@ -131,14 +144,19 @@ class Server:
         for ending in endings:
             ending.wait()
         self.holder.stop()
+        self._sampler.stop()
+        if self._metrics is not None:
+            self._metrics.stop()
+            self._metrics = None
         for _, threads in self._servers:
             threads.shutdown(wait=False, cancel_futures=True)
         self._servers = []
 
     @property
     def is_busy(self) -> bool:
-        """Whether calls are being answered or a thread of the holder runs; after `stop`, what did not end in time."""
-        return self._traffic.in_flight > 0 or self._admin_traffic.in_flight > 0 or self.holder.is_busy
+        """Whether calls are being answered or a thread of ours runs; after `stop`, what did not end in time."""
+        calls = self._traffic.in_flight + self._admin_traffic.in_flight
+        return calls > 0 or self.holder.is_busy or self._sampler.is_busy
 
     def __enter__(self) -> Server:
         self.start()
@@ -156,7 +174,7 @@ class Server:
         self.address = _bind(server, self._options.address, "--address")
         admin_address = self._options.admin_address
         if admin_address == NEXT_PORT:
-            admin_address = _next_port(self._options.address)
+            admin_address = next_port(self._options.address)
         if admin_address:
             admin_server = self._new(_ADMIN_THREADS, "nearcart-admin", self._admin_health, admin.NAME)
             descriptor = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -165,11 +183,22 @@ class Server:
             self.admin_address = _bind(admin_server, admin_address, "--admin-address")
             if not admin_address.startswith(_LOOPBACKS):
                 logger.warning("the admin service at %s can be reached from other machines", self.admin_address)
+        if self._options.metrics_address:
+            metrics = ServerMetrics(self.holder, self._sampler)
+            self._metrics = MetricsServer(metrics, self._options.metrics_address, "--metrics-address")
+            self.metrics_address = self._metrics.address
+        if self._samples:
+            self._sampler.start()
         for each, _ in self._servers:
             each.start()
         self._admin_health.set(True)
         self.holder.start()
-        logger.info("answering at %s, admin at %s", self.address, self.admin_address or "no address")
+        logger.info(
+            "answering at %s, admin at %s, metrics at %s",
+            self.address,
+            self.admin_address or "no address",
+            self.metrics_address or "no address",
+        )
 
     def _new(self, threads: int, thread_name: str, health_of: Health, name: str) -> grpc.Server:
         pool = ThreadPoolExecutor(threads, thread_name, initializer=self._backend.prepare_thread)
@@ -252,38 +281,8 @@ def _print_address(address: str) -> None:
 
 def _bind(server: grpc.Server, address: str, flag: str) -> str:
     """Listen; returns the address with the port that was taken. Raises UsageError or ServerError."""
-    host, port = _parts(address, flag)
-    _check_free(host, port, address, flag)
+    host, _ = require_free(address, flag)
     try:
         return f"{host}:{server.add_insecure_port(address)}"
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: {error}. Choose another with {flag} HOST:PORT") from error
-
-
-def _check_free(host: str, port: int, address: str, flag: str) -> None:
-    """Try the address with a plain socket, which says why it fails; gRPC does not. Raises UsageError, ServerError."""
-    try:
-        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
-            probe.listen()
-    except ValueError as error:  # UnicodeError most of all: names are encoded before they are looked up
-        raise UsageError(f"{flag} is {address!r}; {host!r} cannot be the name of a host: {error}") from error
-    except OSError as error:
-        raise ServerError(
-            f"cannot listen on {address}: {error.strerror or error}. Stop the program that holds the port, or choose "
-            f"another address with {flag} HOST:PORT (port 0 takes a free one)"
-        ) from error
-
-
-def _next_port(address: str) -> str:
-    _, port = _parts(address, "--address")
-    return f"127.0.0.1:{port + 1 if 0 < port < 65_535 else 0}"
-
-
-def _parts(address: str, flag: str) -> tuple[str, int]:
-    host, separator, port = address.rpartition(":")
-    if not (separator and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise UsageError(f"{flag} is {address!r}; expected HOST:PORT with a port from 0 to 65535, as 127.0.0.1:50051")
-    return host, int(port)

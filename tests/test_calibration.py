@@ -10,12 +10,14 @@ import pytest
 from small_release import ENCODER, publish, small_shop
 
 from engine.calibration import canary_scores, check_index, rebuild_index
+from engine.choice import Candidate
 from engine.encoders import RidgeEncoder
 from engine.errors import IndexUnsupported, RecallNotReached, ReleaseCorrupt, ReleaseNotFound
-from engine.measurement import Queries, cart_queries, parts_of
-from engine.plan import IndexPlan
+from engine.frontier_plot import frontier_plot
+from engine.measurement import Measured, Queries, cart_queries, parts_of
+from engine.plan import AUTO, IndexPlan
 from engine.queries import CartQuery, UserQuery
-from engine.release import INDEX_FILE, MANIFEST, Release
+from engine.release import INDEX_FILE, INDEX_PICTURE, MANIFEST, Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
 
@@ -104,6 +106,30 @@ def test_a_rebuilt_index_makes_a_new_release_that_differs_in_nothing_else(large_
     for name in before["files"]:
         old_file, new_file = (large_repository.path(release_id) / name for release_id in (old, new))
         assert old_file.read_bytes() == new_file.read_bytes()
+
+
+def test_a_chosen_index_has_a_picture_of_its_own_and_a_given_one_has_none(large_repository):
+    old = large_repository.current()
+    auto, index = rebuild_index(large_repository, old, IndexPlan(AUTO), 0.99, promote=False)
+    picture = large_repository.path(auto) / INDEX_PICTURE
+    assert picture.read_bytes() == frontier_plot([candidate_of(each) for each in index["candidates"]], 0.99)
+    large_repository.verify(auto)
+    assert INDEX_PICTURE in Release(large_repository.path(auto)).manifest["files"]
+    before = picture.read_bytes()
+    again, _ = rebuild_index(large_repository, auto, IndexPlan(AUTO), 0.5, promote=False)
+    given, _ = rebuild_index(large_repository, auto, IndexPlan(), 0.99, promote=False)
+    assert picture.read_bytes() == before
+    assert b"promised: 0.5" in (large_repository.path(again) / INDEX_PICTURE).read_bytes()
+    assert not (large_repository.path(given) / INDEX_PICTURE).exists()
+
+
+def candidate_of(words):
+    """A candidate from the manifest's words: they hold all that a picture needs."""
+    measured = {
+        kind: Measured(each["recall@20"], each["lower_95"], each["queries"], each["median_microseconds"])
+        for kind, each in words["measured"].items()
+    }
+    return Candidate(IndexPlan(words["factory"], words["search_parameters"]), measured, words["kept"], 0.0, 0)
 
 
 def test_a_rebuilt_index_answers_as_well(large_repository):

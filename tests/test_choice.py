@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from engine.choice import choose, families, needed_reach
+from engine.choice import Family, choose, families, needed_reach
 from engine.errors import IndexUnsupported
-from engine.index import APPROXIMATE_FILES, Index, add_table
+from engine.index import APPROXIMATE_FILES, Index
+from engine.index_progress import IndexLines
 from engine.measurement import Measured, Queries
 from engine.plan import PRUNED, QUANTIZED, IndexPlan
 from engine.release import Draft
@@ -24,11 +25,9 @@ def draft(tmp_path):
 
 
 @pytest.fixture
-def vectors(draft):
+def vectors():
     generator = np.random.default_rng(0)
-    vectors = (generator.normal(size=(N, FACTORS)) * generator.lognormal(sigma=0.4, size=(N, 1))).astype(np.float32)
-    add_table(draft, vectors)
-    return vectors
+    return (generator.normal(size=(N, FACTORS)) * generator.lognormal(sigma=0.4, size=(N, 1))).astype(np.float32)
 
 
 def some_queries(n, seed):
@@ -67,14 +66,24 @@ def test_every_family_is_one_that_can_be_built(factors):
 def test_the_first_one_keeps_the_promise_and_all_of_them_tell_their_numbers(draft, vectors):
     told = []
     queries = {"user": some_queries(60, 1), "cart": some_queries(60, 2)}
-    found = choose(draft, vectors, np.ones(N, dtype=bool), queries, 0.9, 30.0, told.append)
+    found = choose(draft, vectors, np.ones(N, dtype=bool), queries, 0.9, 30.0, IndexLines(told.append))
     assert found[0].kept
     assert any(each.plan == IndexPlan() and each.kept for each in found)
     assert {kind: each.queries for kind, each in found[0].measured.items()} == {"user": 30, "cart": 30}
-    names = [line.split(":")[0].split(" with ")[0] for line in told]
-    assert list(dict.fromkeys(names)) == [PRUNED, *QUANTIZED, "IVF128,Flat", "IVF128,PQ8x4fs", "HNSW32"]
+    assert [each.partition(": ")[0] for each in told] == [f"{n} of 6" for n in range(1, 7) for _ in range(2)]
+    assert [each.partition(": ")[2] for each in told[::2]] == [
+        "building and measuring Pruned",
+        "building Quantized1",
+        "building Quantized2",
+        "building IVF128,Flat",
+        "building IVF128,PQ8x4fs",
+        "building HNSW32",
+    ]
     for each in found:
         assert set(each.as_dict()["measured"]) == {"user", "cart"}
+        assert [trial["search_parameters"] for trial in each.as_dict()["trials"]] == [
+            trial.search_parameters for trial in each.trials
+        ]
     assert draft.size_bytes(*APPROXIMATE_FILES) == 0
 
 
@@ -111,13 +120,65 @@ def test_what_is_slower_than_exact_search_ends_at_its_cheapest_setting(draft, ve
     assert [each.plan for each in found] == [IndexPlan()]
 
 
+def measured_by_deviations(promised_at):
+    """Exact search takes 100 us; another 1 us, and keeps every promise from so many deviations on."""
+
+    def measured(index, queries):
+        lower = 1.0 if index._fast is None or index.plan.deviations >= promised_at else 0.5
+        return Measured(lower, lower, len(queries.vectors), 100.0 if index._fast is None else 1.0)
+
+    return measured
+
+
+class WithPlan(Index):
+    """An index that knows its plan."""
+
+    def __init__(self, files, vectors, plan, available):
+        self.plan = plan
+        super().__init__(files, vectors, plan, available)
+
+
+@pytest.fixture
+def one_ladder(monkeypatch):
+    monkeypatch.setattr("engine.choice.families", lambda *_: [Family("Quantized1", (SETTINGS,), 0.0)])
+    monkeypatch.setattr("engine.choice.Index", WithPlan)
+    monkeypatch.setattr("engine.choice.alone_microseconds", lambda index, queries: 1.0)
+
+
+SETTINGS = tuple(f"deviations={c / 100}" for c in range(40, 70))
+
+
+def test_the_settings_that_tuning_tried_are_kept_with_their_numbers(draft, vectors, monkeypatch, one_ladder):
+    monkeypatch.setattr("engine.choice.measure", measured_by_deviations(0.43))
+    queries = {"user": some_queries(41, 1)}
+    chosen, exact = choose(draft, vectors, np.ones(N, dtype=bool), queries, 0.9, 0.0)
+    assert [trial.search_parameters for trial in chosen.trials] == list(SETTINGS[:4])
+    assert [trial.measured["user"].lower for trial in chosen.trials] == [0.5, 0.5, 0.5, 1.0]
+    assert {trial.measured["user"].queries for trial in chosen.trials} == {21}
+    assert chosen.measured["user"].queries == 20
+    assert chosen.is_judged
+    assert exact.trials == ()
+
+
+def test_a_search_that_never_kept_the_promise_is_told_of_too_with_a_bounded_number_of_settings(
+    draft, vectors, monkeypatch, one_ladder
+):
+    monkeypatch.setattr("engine.choice.measure", measured_by_deviations(1.0))
+    queries = {"user": some_queries(41, 1)}
+    exact, failed = choose(draft, vectors, np.ones(N, dtype=bool), queries, 0.9, 0.0)
+    assert exact.plan == IndexPlan()
+    assert (failed.plan, failed.kept, failed.is_judged) == (IndexPlan("Quantized1", SETTINGS[-1]), False, False)
+    assert [trial.search_parameters for trial in failed.trials] == list(SETTINGS[-16:])
+
+
 def test_an_index_that_faiss_cannot_build_is_left_out(draft, vectors, monkeypatch):
     def fail(*_):
         raise IndexUnsupported("no such thing")
 
     monkeypatch.setattr("engine.index.build_faiss", fail)
     told = []
-    found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(40, 1)}, 0.99, 1e9, told.append)
+    queries = {"user": some_queries(40, 1)}
+    found = choose(draft, vectors, np.ones(N, dtype=bool), queries, 0.99, 1e9, IndexLines(told.append))
     assert all(each.plan.factory in (PRUNED, *QUANTIZED) for each in found)
     assert sum("left out: no such thing" in each for each in told) == 3
 

@@ -25,8 +25,9 @@ from nearcart.v1 import admin_pb2, admin_pb2_grpc, recommendation_pb2_grpc
 from nearcart.v1 import recommendation_pb2 as wire
 
 from engine import admin, service
+from engine.addresses import next_port
 from engine.errors import ReleaseError, ReleaseNotFound, ServerError, UsageError
-from engine.server import Server, ServerOptions, _next_port
+from engine.server import Server, ServerOptions
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -130,7 +131,7 @@ def test_reflection_alone_is_enough_to_ask_everything() -> None:
     assert questions == {}
 
 
-@pytest.mark.parametrize("flag", ["--address", "--admin-address"])
+@pytest.mark.parametrize("flag", ["--address", "--admin-address", "--metrics-address"])
 def test_a_taken_port_is_refused_with_what_to_do(flag: str) -> None:
     with serving() as server, pytest.raises(ServerError, match=rf"in use.*{flag}") as caught:
         start(None, **{flag.strip("-").replace("-", "_"): server.address})
@@ -170,7 +171,7 @@ def test_without_an_admin_address_there_is_no_admin_service() -> None:
     [("0.0.0.0:50051", "127.0.0.1:50052"), ("[::1]:0", "127.0.0.1:0"), ("localhost:65535", "127.0.0.1:0")],
 )
 def test_the_admin_port_is_the_one_after_the_services(address: str, admin_address: str) -> None:
-    assert _next_port(address) == admin_address
+    assert next_port(address) == admin_address
 
 
 def test_the_admin_service_is_not_on_the_public_port() -> None:

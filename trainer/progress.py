@@ -1,6 +1,7 @@
 """Progress of a training: a line an epoch, and below them, on a terminal, a bar that redraws itself.
 
-And of answers for many users: that bar alone, or a line now and then where there is no terminal.
+And of answers for many users: that bar alone, or a line now and then where there is no terminal. And of the choice of
+an index: a line for each search that was measured, and the bar.
 """
 
 from __future__ import annotations
@@ -11,8 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
+from engine.index_progress import SILENCE, IndexLines, IndexProgress
 from trainer.als import Epoch, TrainingProgress
 
 _LINE_SECONDS = 10.0
@@ -58,6 +68,27 @@ def training_progress(
 
 
 @contextmanager
+def index_progress(step: Steps, *, quiet: bool = False) -> Iterator[IndexProgress]:
+    """Something to hand to publish_release; `step` says what each search came to."""
+    if quiet:
+        yield SILENCE
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield IndexLines(step)
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(" of "),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    # Drawn seldom, because the bar's thread takes its time from the queries that are timed meanwhile.
+    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bar:
+        yield _IndexBar(bar, step)
+
+
+@contextmanager
 def users_progress(n_users: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Something to tell how many of n_users have been answered."""
     if quiet:
@@ -71,6 +102,31 @@ def users_progress(n_users: int, *, quiet: bool = False) -> Iterator[Callable[[i
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=n_users)
         yield lambda done: bar.update(task, completed=done, description=_users_position(done, n_users, started))
+
+
+class _IndexBar:
+    """A bar of the searches that are done, with the name of the one in work; results are lines above it."""
+
+    def __init__(self, bar: Progress, step: Steps) -> None:
+        self._bar, self._step = bar, step
+        self._total, self._done = 0, 0
+        self._task = bar.add_task("", total=0, visible=False)
+
+    def expects(self, more: int) -> None:
+        self._total += more
+        self._bar.update(self._task, total=self._total, visible=True)
+
+    def begins(self, what: str) -> None:
+        self._bar.update(self._task, description=escape(what), refresh=True)
+
+    def tries(self, setting: str) -> None:
+        self._bar.update(self._task, description=escape(f"tuning {setting}"))
+
+    def ends(self, result: str = "") -> None:
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
+        if result:
+            self._step(f"{self._done} of {self._total}: {result}")
 
 
 class _UserLines:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from engine.attributes import add_attributes
 from engine.calibration import add_measured_index, canary_scores
+from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import MAX_QUERIES, Bags, bags_of, cart_queries, user_queries
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
 from engine.plan import IndexPlan
@@ -33,7 +34,7 @@ def publish_release(
     configuration: Mapping[str, Any],
     promote: bool,
     index_seconds: float = 0.0,
-    on_step: Callable[[str], None] = lambda _: None,
+    progress: IndexProgress = SILENCE,
     alignment: Alignment | None = None,
 ) -> str:
     """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
@@ -59,7 +60,7 @@ def publish_release(
         draft.add_array("canaries/carts.indices", carts[1])
         draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
         index = add_measured_index(
-            draft, plan, embeddings.item_vectors, items.available, queries, promised_recall, index_seconds, on_step
+            draft, plan, embeddings.item_vectors, items.available, queries, promised_recall, index_seconds, progress
         )
         fields = {
             "sizes": {

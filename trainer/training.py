@@ -18,7 +18,7 @@ from trainer.interactions import Interactions, read_interactions
 from trainer.items import read_catalogue
 from trainer.memory import require_memory
 from trainer.options import TrainOptions
-from trainer.progress import Steps, training_progress
+from trainer.progress import Steps, index_progress, training_progress
 from trainer.publishing import publish_release
 from trainer.warm_start import Previous, initial_items, live_release, new_entries, release_to_start_from
 
@@ -63,19 +63,21 @@ def train_release(options: TrainOptions) -> str:
     )
     embeddings = _learned(interactions, options, previous, step)
     step("building and measuring the index")
-    release_id = publish_release(
-        repository,
-        interactions,
-        items,
-        embeddings,
-        plan=plan,
-        promised_recall=options.recall,
-        configuration=as_mapping(options),
-        promote=options.promote,
-        index_seconds=options.index_seconds,
-        on_step=step,
-        alignment=_aligned(previous or live_release(repository, als.factors), interactions, embeddings),
-    )
+    alignment = _aligned(previous or live_release(repository, als.factors), interactions, embeddings)
+    with index_progress(step, quiet=options.quiet) as progress:
+        release_id = publish_release(
+            repository,
+            interactions,
+            items,
+            embeddings,
+            plan=plan,
+            promised_recall=options.recall,
+            configuration=as_mapping(options),
+            promote=options.promote,
+            index_seconds=options.index_seconds,
+            progress=progress,
+            alignment=alignment,
+        )
     # Whoever is killed before this line leaves a checkpoint that warm starts from what is live now refuse.
     if options.checkpoint is not None:
         Checkpoint(options.checkpoint).remove()
