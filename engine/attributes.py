@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,26 @@ def kind_of(attribute: Attribute) -> str:
             return DATE
         case _:
             return BOOLEAN if attribute.dtype == np.bool_ else NUMBER
+
+
+def appended(attribute: Attribute, more: Attribute | None, n_more: int) -> Attribute:
+    """An attribute with the values of `n_more` further items, of the same kind; None: they have none."""
+    match attribute:
+        case StringTable():
+            return attribute.followed_by(more if isinstance(more, StringTable) else StringTable.of([""] * n_more))
+        case Lists():
+            empty = Lists(np.zeros(n_more + 1, dtype=np.int64), StringTable.of([]))
+            lists = more if isinstance(more, Lists) else empty
+            starts = np.concatenate([attribute.starts, attribute.starts[-1] + lists.starts[1:]])
+            return Lists(starts, attribute.texts.followed_by(lists.texts))
+        case Dates():
+            seconds = more.seconds if isinstance(more, Dates) else np.full(n_more, np.nan)
+            return Dates(np.concatenate([attribute.seconds, seconds]))
+        case _:
+            missing = False if attribute.dtype == np.bool_ else np.nan
+            values: NDArray[Any] = more if isinstance(more, np.ndarray) else np.full(n_more, missing)
+            together: NDArray[Any] = np.concatenate([attribute, values.astype(attribute.dtype)])
+            return together
 
 
 def add_attributes(draft: Draft, attributes: Mapping[str, Attribute]) -> list[dict[str, str]]:

@@ -231,7 +231,8 @@ class Index:
     """Rebuild the search index of a release, as a new release, with its recall measured.
 
     The recall is measured against exact search on user vectors and on carts; below the promise nothing is published.
-    With --check nothing is built: the recall of the release is measured again, on other queries.
+    With --check nothing is built: the recall of the release is measured again, on other queries. With --fold-in items
+    that are newer than the training get vectors from the events since, and users what they have done.
     """
 
     releases: Path = option(_RELEASES_HELP, metavar="DIR")
@@ -249,10 +250,21 @@ class Index:
     promote: bool = option("make the new release live", True)
     check: bool = option("only measure the recall again; exit 1 where it is below what the release promised", False)
     seed: int = option("which queries --check draws", 1, metavar="N", minimum=0)
+    fold_in: tuple[str, ...] = option(
+        "events since the training, written as those that it read: files, globs or directories; new items get vectors",
+        (),
+        metavar="EVENTS",
+    )
+    items: Path | None = option("with --fold-in: items file with what is known of the new items", None, metavar="FILE")
 
     def run(self) -> None:
-        """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError."""
+        """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError, TrainerError."""
+        if self.check and self.fold_in:
+            raise UsageError("--check builds nothing, and --fold-in publishes a release: give one of them")
+        if self.items is not None and not self.fold_in:
+            raise UsageError("--items says what is known of new items: give it with --fold-in EVENTS, or leave it away")
         from engine.calibration import check_index, rebuild_index
+        from engine.fold_in import fold_in
         from engine.index_progress import IndexLines
         from engine.plan import IndexPlan
         from engine.release import Release
@@ -265,15 +277,17 @@ class Index:
                 print(f"{kind}: {found.told}")
             return
         plan, started = IndexPlan(self.factory, self.search_parameters), time.monotonic()
-        published, index = rebuild_index(
-            repository,
-            release_id,
-            plan,
-            self.recall,
-            promote=self.promote,
-            seconds=self.seconds,
-            progress=IndexLines(lambda text: _log.info("[%6.1f s] %s", time.monotonic() - started, text)),
-        )
+        how: dict[str, Any] = {
+            "promote": self.promote,
+            "seconds": self.seconds,
+            "progress": IndexLines(lambda text: _log.info("[%6.1f s] %s", time.monotonic() - started, text)),
+        }
+        if self.fold_in:
+            published, index = fold_in()(
+                repository, release_id, self.fold_in, self.items, plan, self.recall, on_step=_log.info, **how
+            )
+        else:
+            published, index = rebuild_index(repository, release_id, plan, self.recall, **how)
         chosen = IndexPlan(index["factory"], index["search_parameters"])
         batches = ", ".join(f"{size}: {us:.0f} us" for size, us in index["microseconds_in_batches"].items())
         print(f"{chosen}; a query in batches of {batches}")

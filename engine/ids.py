@@ -68,6 +68,11 @@ class StringTable:
         np.cumsum(lengths, out=offsets[1:])
         return StringTable(self.data[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)], offsets)
 
+    def followed_by(self, other: StringTable) -> StringTable:
+        """The strings of this table, then those of another one."""
+        offsets = np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]])
+        return StringTable(np.concatenate([self.data[: self.offsets[-1]], other.data]), offsets)
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The arrays to store, by the name that `from_arrays` expects."""
         return {"data": self.data, "offsets": self.offsets}

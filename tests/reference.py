@@ -87,6 +87,30 @@ def als(weights, targets, n_by_user, n_by_item, items, options):
     return users, items
 
 
+def fold_items_in(weights, targets, old_items, passes, options):
+    """Users and items where the last columns are new items, the others staying what they are.
+
+    Users are solved from the old columns; then, pass by pass, new items from all users, and between passes the users
+    who have a new item from all columns; in the end all users from all columns.
+    """
+    n_old = len(old_items)
+    of_row = (options.unobserved_weight, options.regularization, options.regularization_exponent)
+
+    def solve_all(weights, targets, others):
+        counts = (weights > 0).sum(axis=1)
+        penalties = [row_penalty(count, *of_row, len(others)) for count in counts]
+        rows = zip(weights, targets, penalties, strict=True)
+        return np.stack([solve_row(w, t, others, options.unobserved_weight, penalty) for w, t, penalty in rows])
+
+    items, users = old_items, solve_all(weights[:, :n_old], targets[:, :n_old], old_items)
+    has_new = (weights[:, n_old:] > 0).any(axis=1)
+    for number in range(passes):
+        if number > 0:
+            users[has_new] = solve_all(weights[has_new], targets[has_new], items)
+        items = np.vstack([old_items, solve_all(weights[:, n_old:].T, targets[:, n_old:].T, users)])
+    return solve_all(weights, targets, items), items
+
+
 def best_rows(scores, k):
     """Positions of the k largest scores, falling, ties to the smaller position; -inf and NaN never."""
     allowed = [i for i, score in enumerate(scores) if score > -math.inf]

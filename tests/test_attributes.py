@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import made_filters
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_release import lists_of, publish, small_shop
 
-from engine.attributes import Dates, add_attributes, kind_of, read_attributes
+from engine.attributes import Dates, Lists, add_attributes, appended, kind_of, read_attributes
 from engine.errors import ReleaseCorrupt
 from engine.ids import StringTable
 from engine.release import Draft, Release
@@ -38,6 +40,31 @@ def test_attributes_of_every_kind_come_back(tmp_path_factory, drawn):
     np.testing.assert_array_equal(read["tags"].starts, attributes["tags"].starts)
     for found, expected in ((read["category"], attributes["category"]), (read["tags"].texts, attributes["tags"].texts)):
         assert found.take(np.arange(len(found))) == expected.take(np.arange(len(expected)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 6), st.integers(0, 6), st.booleans(), st.data())
+def test_an_attribute_continued_holds_the_values_of_both(n_items, n_more, knows, data):
+    old, more = data.draw(made_filters.attributes(n_items)), data.draw(made_filters.attributes(n_more))
+    for name, attribute in old.items():
+        both = appended(attribute, more[name] if knows else None, n_more)
+        assert kind_of(both) == kind_of(attribute)
+        missing = {"text": "", "list": [], "number": None, "boolean": False, "date": None}[kind_of(attribute)]
+        assert plain(both) == plain(attribute) + (plain(more[name]) if knows else [missing] * n_more)
+
+
+def plain(attribute):
+    """The values as Python has them."""
+    match attribute:
+        case StringTable():
+            return attribute.take(np.arange(len(attribute)))
+        case Lists():
+            texts = attribute.texts.take(np.arange(len(attribute.texts)))
+            return [texts[start:stop] for start, stop in itertools.pairwise(attribute.starts.tolist())]
+        case Dates():
+            return plain(attribute.seconds)
+        case _:
+            return [None if value != value else value for value in attribute.tolist()]
 
 
 def test_dates_and_lists_lie_on_the_disk_as_documented(tmp_path):

@@ -22,8 +22,8 @@ def test_folding_the_training_users_in_gives_the_scores_of_training():
     embeddings = train(interactions, OPTIONS)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0].astype(np.float32)
     before = embeddings.item_vectors @ rotation
-    users, items = fold_in(interactions.by_user, before, PENALTY, threads=2)
-    np.testing.assert_allclose(users @ items.T, embeddings.user_vectors @ embeddings.item_vectors.T, atol=1e-5)
+    users, table = fold_in(interactions.by_user, before, PENALTY, threads=2)
+    np.testing.assert_allclose(users @ table.vectors.T, embeddings.user_vectors @ embeddings.item_vectors.T, atol=1e-5)
     np.testing.assert_array_equal(before, embeddings.item_vectors @ rotation)
 
 

@@ -29,6 +29,7 @@ from trainer.warm_start import (
     initial_items,
     live_release,
     new_entries,
+    read_histories,
     read_previous,
     release_to_start_from,
 )
@@ -162,7 +163,7 @@ def test_entries_are_new_by_the_ids_of_user_and_item(repository, shop, monkeypat
     old_users = np.repeat(np.arange(len(shop.user_ids)), np.diff(shop.indptr))
     had = {(shop.user_ids[user], shop.item_ids[item]) for user, item in zip(old_users, shop.indices, strict=True)}
     has = [(user_ids[user], item_ids[item]) for user, item in zip(*np.nonzero(matrix), strict=True)]
-    found = new_entries(Release(repository.current_path()), today)
+    found = new_entries(read_histories(Release(repository.current_path())), today)
     assert found.tolist() == [pair not in had for pair in has]
     assert 0 < np.count_nonzero(~found) < len(had)
 
@@ -170,7 +171,7 @@ def test_entries_are_new_by_the_ids_of_user_and_item(repository, shop, monkeypat
 def test_a_release_with_damaged_histories_says_nothing_of_what_is_new(repository):
     flip(repository.current_path() / "users" / "history.indices.npy")
     with pytest.raises(ReleaseCorrupt, match="changed or damaged"):
-        new_entries(Release(repository.current_path()), interactions_of(random_matrix(5, 5, seed=0)))
+        read_histories(Release(repository.current_path()))
 
 
 # The command, day after day.

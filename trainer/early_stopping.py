@@ -167,11 +167,13 @@ class EarlyStopping:
     def _measured(self, item_vectors: Vectors) -> float:
         threads = self.options.threads
         try:
-            users, items = fold_in(self._remaining, item_vectors, self._penalty, threads)
+            users, table = fold_in(self._remaining, item_vectors, self._penalty, threads)
         except RowNotFinite as error:
             raise self._diverged(int(self._validation.users[error.row])) from None
         depth = self._metrics[0].k
-        ranking = catalogue_ranking(Scorer(users, items), self._remaining, self._held_out, depth, threads=threads)
+        ranking = catalogue_ranking(
+            Scorer(users, table.vectors), self._remaining, self._held_out, depth, threads=threads
+        )
         return measure(self._metrics, ranking).means[METRIC]
 
     def _diverged(self, user: int) -> TrainingDiverged:

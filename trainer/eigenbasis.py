@@ -66,6 +66,11 @@ def gram_blocks(n_rows: int) -> int:
     return min(-(-n_rows // (4 * _GRAM_ROWS)), GRAM_BLOCKS)
 
 
+def standing(vectors: NDArray[np.float32], spectrum: NDArray[np.float32]) -> Table:
+    """A table of float32 vectors that stand in their eigenbasis already, as those of a release: nothing is rotated."""
+    return Table(vectors, np.empty(0, dtype=np.float32), spectrum, np.eye(vectors.shape[1], dtype=np.float32))
+
+
 def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads) -> Table:
     """A table of float32 vectors, rotated in place to the eigenvectors of their Gram matrix, the largest first."""
     rotation, spectrum = _eigenbasis(gram_matrix)

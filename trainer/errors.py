@@ -9,6 +9,7 @@
         │   └── NothingLeft           no event is left after cleaning
         ├── ItemsError                the items file is unreadable or has a value that cannot be understood
         ├── TrainingDiverged          vectors or loss became NaN or infinite
+        ├── FoldInImpossible          nothing of the events is new, or the release cannot say how to read and weigh them
         ├── MemoryShort               training would not fit into the memory that is available
         ├── CheckpointMismatch        a checkpoint is of another training, or damaged
         ├── OutputMismatch            a directory of results is of another job, or of none
@@ -52,6 +53,10 @@ class ItemsError(TrainerError):
 
 class TrainingDiverged(TrainerError):
     """Vectors or loss became NaN or infinite."""
+
+
+class FoldInImpossible(TrainerError):
+    """Nothing of the events is new to the release, or the release does not say how to read and weigh them."""
 
 
 class MemoryShort(TrainerError):

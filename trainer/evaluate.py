@@ -21,7 +21,7 @@ from engine.row_solver import EXACT
 from engine.scoring import top_positions
 from trainer.als import Embeddings
 from trainer.candidates import Candidates
-from trainer.eigenbasis import Table
+from trainer.eigenbasis import standing
 from trainer.errors import EvaluationError, TrainingDiverged
 from trainer.half_epoch import Penalty, RowNotFinite, solve_side
 from trainer.interactions import Csr, Interactions
@@ -94,9 +94,7 @@ def encoded(embeddings: Embeddings, seen: Csr, user_ids: IdTable) -> Scorer:
     """
     items, options = embeddings.item_vectors, embeddings.options
     penalty = Penalty(embeddings.unobserved_weight, options.regularization, options.regularization_exponent)
-    # Training leaves the items in their eigenbasis: there is nothing to rotate.
-    unrotated = np.eye(items.shape[1], dtype=np.float32)
-    table = Table(items, np.empty(0, dtype=np.float32), embeddings.spectrum, unrotated)
+    table = standing(items, embeddings.spectrum)
     vectors = np.empty((seen.n_rows, items.shape[1]), dtype=np.float32)
     try:
         with threadpool_limits(1, "blas"), Threads(options.threads) as pool:

@@ -150,10 +150,10 @@ class EventsExperiment:
             options.regularization_exponent,
         )
         try:
-            users, items = fold_in(weighed.seen, item_vectors, penalty, self._threads)
+            users, table = fold_in(weighed.seen, item_vectors, penalty, self._threads)
         except RowNotFinite as error:
             raise TrainingDiverged(f"the vector of a validation user is not finite ({error})") from None
-        return self._ranked(Scorer(users, items), weighed)
+        return self._ranked(Scorer(users, table.vectors), weighed)
 
     def _ranked(self, scorer: Scorer, weighed: _Weighed) -> float:
         catalogue = known_items(weighed.train, self._held_out, scorer.item_vectors)

@@ -70,18 +70,22 @@ def solve_side(
     out: NDArray[np.float32],
     pool: Threads,
     on_progress: Callable[[float], None] | None = None,
+    n_others: int | None = None,
 ) -> Solved:
     """Overwrite out float32 (rows, d), each row solved to within `tolerance` (engine.row_solver).
 
-    `on_progress` is told the share that is done. Raises RowNotFinite for the first row that is not finite.
+    `on_progress` is told the share that is done. `n_others` are the vectors of the other side where the table holds
+    only some of them, those that the rows ask for, in the eigenbasis of all. Raises RowNotFinite for the first row that
+    is not finite.
     """
+    n_others = len(table.vectors) if n_others is None else n_others
     giants = giant_rows(rows.indptr)
     bounds = np.unique(np.concatenate((equal_cost_bounds(rows.indptr), giants, giants + 1)))
     sums = np.zeros((len(bounds) - 1, 4))
     failed: list[int] = []
     alone = set(giants.tolist())
     for row in sorted(alone):
-        of_row = penalty.of_row(int(rows.indptr[row + 1] - rows.indptr[row]), len(table.vectors))
+        of_row = penalty.of_row(int(rows.indptr[row + 1] - rows.indptr[row]), n_others)
         chunk = int(np.searchsorted(bounds, row))
         if not solve_giant(rows, row, table, of_row, penalty.unobserved_weight, tolerance, out[row], sums[chunk], pool):
             failed.append(row)
@@ -93,7 +97,7 @@ def solve_side(
         row = solve_rows(
             rows.indptr, rows.indices, rows.values, table.vectors, table.row_scales, table.spectrum,
             penalty.unobserved_weight, penalty.regularization, penalty.regularization_exponent,
-            len(table.vectors), tolerance, first, last, out[first:last], sums[chunk],
+            n_others, tolerance, first, last, out[first:last], sums[chunk],
         )  # fmt: skip
         if row >= 0:
             failed.append(int(row))

@@ -61,6 +61,10 @@ class Csr:
         places = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], sizes)
         return Csr(indptr, self.indices[places], self.values[places], n_columns=self.n_columns)
 
+    def liked_by_column(self) -> NDArray[np.int32]:
+        """The number of values above zero of each column, int32 (n_columns,)."""
+        return np.bincount(self.indices[self.values > 0], minlength=self.n_columns).astype(np.int32)
+
     def transposed(self) -> Csr:
         """The same entries, by column."""
         arrays = (self.values, self.indices, self.indptr)
@@ -118,8 +122,7 @@ class Interactions:
 
     def popularity(self) -> NDArray[np.int32]:
         """The number of users who like each item, int32 (n_items,): entries of negative feedback do not count."""
-        liked = self.by_user.indices[self.by_user.values > 0]
-        return np.bincount(liked, minlength=self.n_items).astype(np.int32)
+        return self.by_user.liked_by_column()
 
     def arrays(self) -> list[NDArray[Any]]:
         """What makes a training what it is: ids and entries by user."""

@@ -6,9 +6,10 @@ also come from a column of the events (trainer.titles). Checked by tests/test_it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 import numpy as np
@@ -25,39 +26,15 @@ from trainer.events import (
     EventColumns,
     check_ids,
     close_holes,
-    is_numeric,
     open_workspace,
     text_sql,
 )
+from trainer.item_kinds import PARSED, ItemColumns, kind_of_column, required_kind
 from trainer.layouts import Layout, identifier, layouts_of, reading
-from trainer.sources import Form, find_files
+from trainer.sources import find_files
 from trainer.titles import read_titles, texts_by_row
 
-_YES = "('true', 't', 'yes', 'y', '1')"
-_NO = "('false', 'f', 'no', 'n', '0')"
-_PLAIN_NUMBER = r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][-+]?[0-9]+)?"
-_ISO_DATE = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?( ?(Z|[-+]\d{2}(:?\d{2})?))?)?"
-_TEXTS = "CASE WHEN json_valid({0}) THEN from_json({0}, '[\"VARCHAR\"]') END"
-_MOMENT = "epoch(try_cast(trim({0}) AS TIMESTAMPTZ))"
-_PARSED = {
-    TEXT: "{0}",
-    LIST: f"list_filter({_TEXTS}, lambda text: trim(text) <> '')",
-    NUMBER: "CASE WHEN {0} IS NOT NULL THEN coalesce(try_cast({0} AS DOUBLE), 'nan'::DOUBLE) END",
-    BOOLEAN: f"CASE WHEN lower(trim({{0}})) IN {_YES} THEN true WHEN lower(trim({{0}})) IN {_NO} THEN false END",
-    DATE: f"coalesce({_MOMENT}, 'nan'::DOUBLE)",
-}
-"""A value of each kind from its text, in SQL."""
-
-
-@dataclass(frozen=True)
-class ItemColumns:
-    """How the columns are called in the items file; only the item must be there, every further one is an attribute."""
-
-    item: str = "item_id"
-    title: str = "title"
-    category: str = "category"
-    price: str = "price"
-    available: str = "available"
+NO_KINDS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -115,15 +92,17 @@ def read_catalogue(
     *,
     threads: int = 0,
     memory_limit: str = DEFAULT_MEMORY_LIMIT,
+    kinds: Mapping[str, str] = NO_KINDS,
 ) -> Items:
     """The items file where there is one, with titles from the events where a column is named for them.
 
-    A title of the items file wins over one from the events. Raises ItemsError, and what reading events raises.
+    A title of the items file wins over one from the events. `kinds` as in read_items. Raises ItemsError, and what
+    reading events raises.
     """
     if items_file is None:
         items = Items({}, np.ones(len(item_ids), dtype=np.bool_), ItemsReport(items_without_row=len(item_ids)))
     else:
-        items = read_items(str(items_file), item_ids)
+        items = read_items(str(items_file), item_ids, kinds=kinds)
     if title_column is None:
         return items
     own = items.attributes.get("title")
@@ -133,17 +112,27 @@ def read_catalogue(
     return replace(items, attributes={**items.attributes, "title": titles})
 
 
-def read_items(path: str, item_ids: IdTable, columns: ItemColumns = ItemColumns()) -> Items:
+def read_items(
+    path: str,
+    item_ids: IdTable,
+    columns: ItemColumns = ItemColumns(),  # noqa: B008 - frozen
+    *,
+    kinds: Mapping[str, str] = NO_KINDS,
+) -> Items:
     """Read the items file: Parquet, CSV or JSON lines, the latter two also .gz or .zst; or a glob or directory of them.
 
-    Raises ItemsError for a file that cannot be read, without item column, or with an `available` that is not yes or no.
+    `kinds` says of which kind a column must be; the others are told by their values. Raises ItemsError for a file that
+    cannot be read, without item column, with an `available` that is not yes or no, or with values of another kind.
     """
     try:
         with open_workspace(0, DEFAULT_MEMORY_LIMIT) as connection:
             connection.execute("SET preserve_insertion_order = true")
             layouts = layouts_of(connection, find_files([path]), [columns.item], events=False)
-            kinds = _stage(connection, layouts, columns)
-            return _aligned(connection, kinds, item_ids, columns)
+            found = _stage(connection, layouts, columns)
+            for i, (name, wanted) in enumerate((name, kinds.get(name)) for name in tuple(found)):
+                if wanted is not None:
+                    found[name] = required_kind(connection, name, f"a{i}", found[name], wanted)
+            return _aligned(connection, found, item_ids, columns)
     except EventsError as error:
         raise ItemsError(f"the items file: {error}") from None
 
@@ -164,44 +153,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], col
             connection.execute(f"INSERT INTO raw SELECT {selected} FROM {layout.from_sql()}")
     check_ids(connection, "raw", "item_id", columns.item)
     close_holes(connection, "raw", "item_id")
-    return {name: _kind(connection, layouts, name, f"a{i}", columns) for i, name in enumerate(names)}
-
-
-def _kind(
-    connection: duckdb.DuckDBPyConnection, layouts: Sequence[Layout], name: str, column: str, columns: ItemColumns
-) -> str:
-    """The kind of an attribute: by the column's name, by its type in Parquet, else by all values."""
-    standard = {columns.title: TEXT, columns.price: NUMBER, columns.available: BOOLEAN}
-    if name in standard:
-        return standard[name]
-    if all(layout.form is Form.PARQUET for layout in layouts):
-        kind = _kind_of_types({layout.columns[name] for layout in layouts if name in layout.columns})
-    else:
-        kind = _kind_of_values(connection, column)
-    return TEXT if name == columns.category and kind != LIST else kind
-
-
-def _kind_of_types(types: set[str]) -> str:
-    if all(is_numeric(type_) for type_ in types):
-        return NUMBER
-    if all(type_.startswith(("TIMESTAMP", "DATE")) and not type_.endswith("]") for type_ in types):
-        return DATE
-    if all(type_.endswith("]") for type_ in types):
-        return LIST
-    return BOOLEAN if types == {"BOOLEAN"} else TEXT
-
-
-def _kind_of_values(connection: duckdb.DuckDBPyConnection, column: str) -> str:
-    # 00123 is a code and not a number, so a column that holds one is text.
-    tests = {
-        NUMBER: f"regexp_full_match({column}, '{_PLAIN_NUMBER}') AND try_cast({column} AS DOUBLE) IS NOT NULL",
-        BOOLEAN: f"lower({column}) IN ('true', 'false')",
-        DATE: f"regexp_full_match(trim({column}), '{_ISO_DATE}') AND {_MOMENT.format(column)} IS NOT NULL",
-        LIST: f"starts_with({column}, '[') AND {_TEXTS.format(column)} IS NOT NULL",
-    }
-    counts = "".join(f", count(*) FILTER ({test})" for test in tests.values())
-    known, *passing = connection.execute(f"SELECT count({column}){counts} FROM raw").fetchall()[0]
-    return next((kind for kind, n in zip(tests, passing, strict=True) if n == known > 0), TEXT)
+    return {name: kind_of_column(connection, layouts, name, f"a{i}", columns) for i, name in enumerate(names)}
 
 
 def _text_sql(layout: Layout, name: str) -> str:
@@ -214,9 +166,9 @@ def _text_sql(layout: Layout, name: str) -> str:
 def _aligned(
     connection: duckdb.DuckDBPyConnection, kinds: dict[str, str], item_ids: IdTable, columns: ItemColumns
 ) -> Items:
-    values = "".join(f", {_PARSED[kind].format(f'a{i}')} AS v{i}" for i, kind in enumerate(kinds.values()))
+    values = "".join(f", {PARSED[kind].format(f'a{i}')} AS v{i}" for i, kind in enumerate(kinds.values()))
     if columns.available in kinds:
-        _check_flags(connection, f"a{list(kinds).index(columns.available)}", _PARSED[BOOLEAN], columns.available)
+        _check_flags(connection, f"a{list(kinds).index(columns.available)}", PARSED[BOOLEAN], columns.available)
     read, without_id = connection.execute("SELECT count(*), count(*) FILTER (item_id IS NULL) FROM raw").fetchall()[0]
     table = connection.sql(
         f"SELECT item_id{values} FROM raw WHERE item_id IS NOT NULL "

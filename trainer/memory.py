@@ -34,9 +34,14 @@ def predicted_bytes(n_users: int, n_items: int, factors: int, threads: int, *, i
     most = max(n_users, n_items)
     vectors = (n_users + (1 + item_copies) * n_items) * factors * _FLOAT_BYTES
     table = most * (factors * _PACKED_BYTES + _FLOAT_BYTES)
+    return vectors + table + _scratch_bytes(most, factors, threads)
+
+
+def _scratch_bytes(most: int, factors: int, threads: int) -> int:
+    """What is held beside the tables, the largest of which has so many rows."""
     matrices = (_MATRICES + gram_blocks(most)) * factors * factors * 8
     buffers = threads * sum(min(floats, most * factors) for floats in _THREAD_FLOATS) * _FLOAT_BYTES
-    return vectors + table + matrices + buffers + _SCRATCH_BYTES
+    return matrices + buffers + _SCRATCH_BYTES
 
 
 def require_memory(
@@ -51,13 +56,29 @@ def require_memory(
     sizes_of_data = in_memory, interactions.n_items, options.factors
     copies = item_copies + (options.momentum > 0)
     needed = predicted_bytes(*sizes_of_data, resolved_threads(options.threads), item_copies=copies)
+    sizes = f"{interactions.n_users:,} users and {interactions.n_items:,} items with {options.factors} factors"
+    advice = (
+        "lower --factors, keep the users' vectors in files (--scratch), drop rare users or items (--min-user-items, "
+        "--min-item-users), or take a larger machine"
+    )
+    _require(needed, available, f"training {sizes}", advice)
+
+
+def require_memory_to_fold_in(
+    n_users: int, n_some: int, n_items: int, factors: int, threads: int, *, available: int | None = None
+) -> None:
+    """Raises MemoryShort where folding events in would not fit, as above; `n_some` users are solved apart."""
+    tables = (n_users + n_some + 2 * n_items) * factors * _FLOAT_BYTES
+    needed = tables + _scratch_bytes(max(n_users, n_items), factors, resolved_threads(threads))
+    sizes = f"{n_users:,} users and {n_items:,} items with {factors} factors"
+    _require(needed, available, f"folding events into {sizes}", "take a larger machine, or train again with --scratch")
+
+
+def _require(needed: int, available: int | None, what: str, advice: str) -> None:
     left = available_bytes() if available is None else available
     if left is not None and needed > left:
-        sizes = f"{interactions.n_users:,} users and {interactions.n_items:,} items with {options.factors} factors"
         raise MemoryShort(
-            f"training {sizes} takes about {_spelled(needed)} beside the events; {_spelled(left)} are available: lower "
-            "--factors, keep the users' vectors in files (--scratch), drop rare users or items (--min-user-items, "
-            "--min-item-users), or take a larger machine"
+            f"{what} takes about {_spelled(needed)} beside the events; {_spelled(left)} are available: {advice}"
         )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.attributes import add_attributes
+from engine.attributes import Attribute, add_attributes
 from engine.calibration import add_measured_index, canary_scores
+from engine.ids import IdTable
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import MAX_QUERIES, Bags, bags_of, cart_queries, user_queries
 from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
@@ -17,10 +20,26 @@ from engine.release import Draft
 from engine.repository import Repository
 from trainer.als import Embeddings
 from trainer.export import Alignment
-from trainer.interactions import Interactions
+from trainer.interactions import Csr, Interactions
 from trainer.items import Items
 
 _MAX_SAMPLED_CART = 60
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a release holds beside vectors: ids, histories, what is known of the items, and carts to measure with.
+
+    `n_events` are the rows of events behind the histories.
+    """
+
+    user_ids: IdTable
+    item_ids: IdTable
+    by_user: Csr
+    n_events: int
+    attributes: Mapping[str, Attribute]
+    available: NDArray[np.bool_]
+    carts: Bags
 
 
 def publish_release(
@@ -37,20 +56,62 @@ def publish_release(
     progress: IndexProgress = SILENCE,
     alignment: Alignment | None = None,
 ) -> str:
+    """Write and publish what a training learned; returns its id. As `publish_contents`."""
+    contents = Contents(
+        user_ids=interactions.user_ids,
+        item_ids=interactions.item_ids,
+        by_user=interactions.by_user,
+        n_events=interactions.report.rows_kept,
+        attributes=items.attributes,
+        available=items.available,
+        carts=sample_carts(interactions, np.random.default_rng(embeddings.options.seed)),
+    )
+    fields = {
+        "metrics": {"loss": embeddings.losses[-1]},
+        "losses": list(embeddings.losses),
+        "events": interactions.report.as_dict(),
+        "configuration": dict(configuration),
+    }
+    return publish_contents(
+        repository,
+        contents,
+        embeddings,
+        fields,
+        plan=plan,
+        promised_recall=promised_recall,
+        promote=promote,
+        index_seconds=index_seconds,
+        progress=progress,
+        alignment=alignment,
+    )
+
+
+def publish_contents(
+    repository: Repository,
+    contents: Contents,
+    embeddings: Embeddings,
+    fields: Mapping[str, Any],
+    *,
+    plan: IndexPlan,
+    promised_recall: float,
+    promote: bool,
+    index_seconds: float,
+    progress: IndexProgress,
+    alignment: Alignment | None,
+) -> str:
     """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
 
-    With an alignment, the release's vectors are exported through its rotation, otherwise as they are.
+    `fields` of the manifest are those that say where the release comes from. With an alignment, the release's vectors
+    are exported through its rotation, otherwise as they are.
     """
-    options = embeddings.options
-    carts = sample_carts(interactions, np.random.default_rng(options.seed))
-    by_user = interactions.by_user
+    options, by_user, carts = embeddings.options, contents.by_user, contents.carts
     queries = {
         "user": user_queries(embeddings.user_vectors, (by_user.indptr, by_user.indices)),
         "cart": cart_queries(embeddings.encoder(), carts),
     }
     with repository.draft() as draft:
-        _add_users(draft, interactions)
-        attributes = _add_items(draft, interactions, items)
+        _add_users(draft, contents)
+        attributes = _add_items(draft, contents)
         draft.add_array(USER_VECTORS, embeddings.user_vectors)
         draft.add_array(ITEM_VECTORS, embeddings.item_vectors)
         draft.add_array("parts/0/spectrum", embeddings.spectrum)
@@ -58,16 +119,16 @@ def publish_release(
             draft.add_array(EXPORT_ROTATION, alignment.rotation)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, items.available, queries["cart"]))
+        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, contents.available, queries["cart"]))
         index = add_measured_index(
-            draft, plan, embeddings.item_vectors, items.available, queries, promised_recall, index_seconds, progress
+            draft, plan, embeddings.item_vectors, contents.available, queries, promised_recall, index_seconds, progress
         )
-        fields = {
+        written = {
             "sizes": {
-                "users": interactions.n_users,
-                "items": interactions.n_items,
-                "entries": interactions.n_entries,
-                "events": interactions.report.rows_kept,
+                "users": len(contents.user_ids),
+                "items": len(contents.item_ids),
+                "entries": by_user.n_entries,
+                "events": contents.n_events,
             },
             "parts": [
                 {
@@ -84,14 +145,10 @@ def publish_release(
             ],
             "index": index,
             "attributes": attributes,
-            "metrics": {"loss": embeddings.losses[-1]},
-            "losses": list(embeddings.losses),
-            "events": interactions.report.as_dict(),
-            "configuration": dict(configuration),
         }
         if alignment is not None:
-            fields["aligned_to"] = alignment.release_id
-        return repository.publish(draft, fields, promote=promote)
+            written["aligned_to"] = alignment.release_id
+        return repository.publish(draft, {**written, **fields}, promote=promote)
 
 
 def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
@@ -110,19 +167,19 @@ def sample_carts(interactions: Interactions, generator: np.random.Generator) -> 
     return bags_of(carts)
 
 
-def _add_users(draft: Draft, interactions: Interactions) -> None:
-    by_user = interactions.by_user
-    draft.add_arrays("users/ids", interactions.user_ids.arrays())
+def _add_users(draft: Draft, contents: Contents) -> None:
+    by_user = contents.by_user
+    draft.add_arrays("users/ids", contents.user_ids.arrays())
     draft.add_array("users/history.indptr", by_user.indptr)
     draft.add_array("users/history.indices", by_user.indices)
     draft.add_array("users/history.values", by_user.values)
 
 
-def _add_items(draft: Draft, interactions: Interactions, items: Items) -> list[dict[str, str]]:
+def _add_items(draft: Draft, contents: Contents) -> list[dict[str, str]]:
     """Ids, popularity, availability and attributes; returns the manifest's list of attributes."""
-    popularity = interactions.popularity()
-    draft.add_arrays("items/ids", interactions.item_ids.arrays())
+    popularity = contents.by_user.liked_by_column()
+    draft.add_arrays("items/ids", contents.item_ids.arrays())
     draft.add_array("items/popularity", popularity)
     draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
-    draft.add_array("items/available", items.available)
-    return add_attributes(draft, items.attributes)
+    draft.add_array("items/available", contents.available)
+    return add_attributes(draft, contents.attributes)

@@ -20,7 +20,14 @@ from trainer.memory import require_memory
 from trainer.options import TrainOptions
 from trainer.progress import Steps, index_progress, training_progress
 from trainer.publishing import publish_release
-from trainer.warm_start import Previous, initial_items, live_release, new_entries, release_to_start_from
+from trainer.warm_start import (
+    Previous,
+    initial_items,
+    live_release,
+    new_entries,
+    read_histories,
+    release_to_start_from,
+)
 
 _log = logging.getLogger("nearcart")
 
@@ -97,7 +104,8 @@ def _learned(interactions: Interactions, options: TrainOptions, previous: Previo
     if options.early_stopping:
         among, kind = None, "an item"
         if previous is not None:
-            among = new_entries(Release(Repository(options.releases).path(previous.release_id)), interactions)
+            release = Release(Repository(options.releases).path(previous.release_id))
+            among = new_entries(read_histories(release), interactions)
             kind = f"an item that release {previous.release_id} did not have"
         stopping = EarlyStopping(interactions, options, options.early_stopping, among=among)
         step(f"holding out {kind} of {stopping.n_users:,} users, to measure {METRIC} after each epoch")

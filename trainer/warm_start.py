@@ -104,12 +104,17 @@ def live_release(repository: Repository, factors: int) -> Previous | None:
     return previous
 
 
-def new_entries(release: Release, interactions: Interactions) -> NDArray[np.bool_]:
-    """Which entries, bool (entries,) in the order of `by_user`, are of a user and an item without one in the release.
+@dataclass(frozen=True)
+class Histories:
+    """The ids of a release, and its users' entries, by_user (users, items), memory-mapped."""
 
-    By id, liked or not. The release's vectors may have been trained on all others. Raises ReleaseCorrupt,
-    ReleaseIncompatible.
-    """
+    user_ids: IdTable
+    item_ids: IdTable
+    by_user: Csr
+
+
+def read_histories(release: Release) -> Histories:
+    """Read them, after comparing SHA-256. Raises ReleaseCorrupt, ReleaseIncompatible."""
     part = DensePart.of(release.manifest)
     for name in (*_IDS_OF_BOTH, *_HISTORIES):
         release.verified_path(f"{name}.npy")
@@ -120,16 +125,24 @@ def new_entries(release: Release, interactions: Interactions) -> NDArray[np.bool
     indptr = release.array(_HISTORIES[0], np.int64, (part.n_users + 1,))
     indices = release.array(_HISTORIES[1], np.int32, (part.n_entries,))
     values = release.array(_HISTORIES[2], np.float32, (part.n_entries,))
-    histories, by_user = Csr(indptr, indices, values, n_columns=part.n_items), interactions.by_user
-    old_users = user_ids.rows_of(interactions.user_ids.strings)
-    old_items = item_ids.rows_of(interactions.item_ids.strings)
+    return Histories(user_ids, item_ids, Csr(indptr, indices, values, n_columns=part.n_items))
+
+
+def new_entries(previous: Histories, interactions: Interactions) -> NDArray[np.bool_]:
+    """Which entries, bool (entries,) in the order of `by_user`, are of a user and an item without one in the release.
+
+    By id, liked or not. The release's vectors may have been trained on all others.
+    """
+    histories, by_user = previous.by_user, interactions.by_user
+    old_users = previous.user_ids.rows_of(interactions.user_ids.strings)
+    old_items = previous.item_ids.rows_of(interactions.item_ids.strings)
     is_new = np.empty(by_user.n_entries, dtype=np.bool_)
     for start in range(0, by_user.n_rows, _COMPARED_USERS):
         users = np.arange(start, min(start + _COMPARED_USERS, by_user.n_rows))
         known = users[old_users[users] >= 0]
         old, new = histories.selected(old_users[known]), by_user.selected(users)
-        had = np.repeat(known, np.diff(old.indptr)) * part.n_items + old.indices
-        has = np.repeat(users, np.diff(new.indptr)) * part.n_items + old_items[new.indices]
+        had = np.repeat(known, np.diff(old.indptr)) * histories.n_columns + old.indices
+        has = np.repeat(users, np.diff(new.indptr)) * histories.n_columns + old_items[new.indices]
         is_unknown = old_items[new.indices] < 0
         is_new[by_user.indptr[start] : by_user.indptr[users[-1] + 1]] = is_unknown | ~np.isin(has, had)
     return is_new
