@@ -125,7 +125,7 @@ def families(
             Family(
                 factory,
                 tuple(tuple(f"deviations={d:g},reach={reach:g}" for d in _DEVIATIONS) for reach in reaches),
-                0.2 + work * 4e-8,
+                (bits - 1) * (0.2 + work * 4e-8),  # the first takes less than the exact table, and is always tried
             )
             for factory, bits in QUANTIZED.items()
             if factors <= _MOST_FACTORS // bits

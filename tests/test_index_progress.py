@@ -32,7 +32,7 @@ def build(tmp_path, plan, progress):
     nothing = [np.empty(0, dtype=np.int32)] * len(queries)
     with Draft(tmp_path, "r") as draft:
         available = np.ones(N, dtype=bool)
-        add_measured_index(draft, plan, vectors, available, {"user": Queries(queries, nothing)}, 0.5, 0.3, progress)
+        add_measured_index(draft, plan, vectors, available, {"user": Queries(queries, nothing)}, 0.5, 0.0, progress)
 
 
 def test_a_choice_is_told_step_by_step(tmp_path):
