@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from engine.choice import BATCHES, candidate, choose, fewest_in_blocks
+from engine.choice import BATCHES, Candidate, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
 from engine.frontier_plot import frontier_plot
-from engine.index import APPROXIMATE_FILES, Index, add_index
+from engine.index import APPROXIMATE_FILES, Index, add_index, discard_approximate
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import (
     Bags,
@@ -56,24 +56,32 @@ def add_measured_index(
     """
     with threadpool_limits(1, "blas"):  # as when serving
         kinds = {kind: each for kind, each in queries.items() if len(each.vectors)}
-        tried = []
+        tried: list[Candidate] = []
         progress.expects(1)
         if plan.factory == AUTO:
             tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, progress)
-            plan = tried[0].plan
+        # What half of the queries judged well may fall on all of them; exact search, the last resort, cannot.
+        for planned in [each.plan for each in tried if each.kept] or [plan]:
+            progress.begins(f"building and measuring {planned}")
+            discard_approximate(draft)
+            add_index(draft, item_vectors, planned)
+            plan = planned
             if kinds:
-                picture = frontier_plot(tried, promised_recall)
-                draft.add_file(INDEX_PICTURE, lambda path: path.write_bytes(picture))
-        progress.begins(f"building and measuring {plan}")
-        add_index(draft, item_vectors, plan)
-        if kinds:
-            plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
-        index = Index(draft, item_vectors, plan, available)
-        chosen = candidate(index, plan, kinds, promised_recall, 0.0, 0)
+                plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
+            index = Index(draft, item_vectors, plan, available)
+            chosen = candidate(index, plan, kinds, promised_recall, 0.0, 0)
+            if chosen.kept:
+                progress.ends()
+                break
+            progress.expects(1)
+            progress.ends(f"{planned}: below the promise on all queries together")
         for kind, found in chosen.measured.items():
             advice = f"Nothing was published: raise its search parameters, or use {AUTO!r}"
             _require(found, promised_recall, kind, plan, advice)
-        progress.ends()
+        tried.sort(key=lambda each: each.plan != planned)
+        if tried and kinds:
+            picture = frontier_plot(tried, promised_recall)
+            draft.add_file(INDEX_PICTURE, lambda path: path.write_bytes(picture))
         return {
             "factory": plan.factory,
             "search_parameters": plan.search_parameters,

@@ -165,12 +165,13 @@ def choose(
     progress.begins(f"building and measuring {IndexPlan()}")
     add_table(draft, vectors)
     exact = Index(draft, vectors, IndexPlan(), available)
-    known = {kind: each.answered(exact) for kind, each in queries.items() if len(each.vectors) > 1}
-    tuning = {kind: each.every_other(0) for kind, each in known.items()}
-    judging = {kind: each.every_other(1) for kind, each in known.items()}
+    known = {kind: each.answered(exact) for kind, each in queries.items() if len(each.vectors)}
+    tuning = {kind: each.every_other(0) for kind, each in known.items() if len(each.vectors) > 1}
+    judging = {kind: each.every_other(1) if kind in tuning else each for kind, each in known.items()}
     candidates = [candidate(exact, IndexPlan(), judging, promised_recall, 0.0, 0)]
     progress.ends(_told(candidates[0]))
-    reaches = [needed_reach(vectors, tuning, share * (1 - promised_recall)) for share in _REACH_SHARES]
+    shares = (share * (1 - promised_recall) for share in _REACH_SHARES)
+    reaches = list(dict.fromkeys(needed_reach(vectors, tuning, share) for share in shares))
     for family in families(n_items, factors, promised_recall, seconds, reaches):
         progress.begins(f"building {family.factory}")
         started = time.monotonic()

@@ -9,7 +9,7 @@ level of each coordinate. For a query q of length 1
 without bias over the rotation, and with a deviation of f s, s the same number for all rows but for some percent (J.
 Gao and C. Long, "RaBitQ", SIGMOD 2024, theorem 3.2, for one bit; here q keeps 6 bits of each sum of its coordinates).
 Rows stand by falling norm. One is scored, exactly, unless f (q'r + deviations * s) is below the k-th best score so far;
-a norm with reach |q| |y| below it ends the scan. Both let some of the best rows go: how many is measured
+a norm with reach |y| below it ends the scan. Both let some of the best rows go: how many is measured
 (engine.choice). Held against the definitions by tests/test_quantized_scan.py.
 """
 
@@ -61,8 +61,8 @@ def patterns_of(bits: int) -> NDArray[np.float32]:
 def quantize_rows(vectors, rows, norms, signs, levels, codes, factors):  # type: ignore[no-untyped-def]
     """Write the codes of vectors[rows] and their f: rows int32 (m,), norms float64 (m,).
 
-    codes uint8 (blocks, groups / 2, 64), as engine.table_lookups wants them, zeros before; factors float32 (blocks,
-    64), zeros before.
+    codes uint8 (blocks, groups / 2, 64), as engine.table_lookups wants them, and factors float32 (blocks, 64): both
+    must hold zeros, which rows without a length keep and bits are added to.
     """
     d, coordinates = vectors.shape[1], signs.shape[1]
     bits = 1 if len(levels) == 2 else 2

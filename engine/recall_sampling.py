@@ -102,6 +102,9 @@ class RecallSampler:
     def stop(self) -> None:
         """Repeat nothing more; a scan under way is left to end with the process."""
         self._stopped = True
+        with contextlib.suppress(queue.Empty):  # what waits holds its release
+            while True:
+                self._waiting.get_nowait()
         with contextlib.suppress(queue.Full):  # then the thread is awake, and looks
             self._waiting.put_nowait(None)
         if self._thread.ident is not None:
@@ -118,6 +121,8 @@ class RecallSampler:
             return np.array(self._recalls if release_id == self._release_id else (), dtype=np.float64)
 
     def _keep(self, search: _Search) -> None:
+        if self._stopped:
+            return
         try:
             self._waiting.put_nowait(search)
             dropped = 0
@@ -136,6 +141,8 @@ class RecallSampler:
         search = self._waiting.get()
         if search is None or self._stopped:
             return False
+        if search.release_id != self._live():
+            return True
         try:
             exact = search.index.scan(search.query, search.k, search.excluded, search.allowed)[1]
             self._add(search.release_id, recall_of(search.scores, exact))

@@ -136,8 +136,12 @@ class Draft:
     def discard(self, name: str) -> None:
         """Take back a file that was added, or all below a directory "NAME/"; nothing where there are none."""
         for each in [each for each in self._files if each.startswith(name)]:
-            del self._files[each]
-            (self.directory / each).unlink()
+            path = self.directory / each
+            with publishing(path):
+                path.unlink()
+                del self._files[each]
+                if path.parent != self.directory and not any(path.parent.iterdir()):
+                    path.parent.rmdir()
 
     def size_bytes(self, *names: str) -> int:
         """Of these files, and of those below these directories, that were added."""

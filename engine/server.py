@@ -267,7 +267,9 @@ def run_server(
 
 def _end_process() -> NoReturn:
     """End with exit code 0 at once: Python's own way out waits for every thread, however long it works."""
-    logger.warning("ending in the middle of a load, a check or an answer, which took longer than the time to stop")
+    logger.warning(
+        "ending in the middle of a load, a check, an answer or a sampled search: it took longer than the time to stop"
+    )
     with contextlib.suppress(OSError, ValueError):  # nobody reads the output any more
         logging.shutdown()
         sys.stdout.flush()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_release import ENCODER, publish, small_shop
 
-from engine.calibration import canary_scores, check_index, rebuild_index
-from engine.choice import Candidate
+from engine.calibration import add_measured_index, canary_scores, check_index, rebuild_index
+from engine.choice import Candidate, candidate
 from engine.encoders import RidgeEncoder
 from engine.errors import IndexUnsupported, RecallNotReached, ReleaseCorrupt, ReleaseNotFound
 from engine.frontier_plot import frontier_plot
+from engine.index import APPROXIMATE_FILES
+from engine.index_progress import IndexLines
 from engine.measurement import Measured, Queries, cart_queries, parts_of
 from engine.plan import AUTO, IndexPlan
 from engine.queries import CartQuery, UserQuery
-from engine.release import INDEX_FILE, INDEX_PICTURE, MANIFEST, Release
+from engine.release import INDEX_FILE, INDEX_PICTURE, MANIFEST, Draft, Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
 
@@ -243,3 +246,43 @@ def test_carts_of_a_check_are_parts_of_histories_without_what_is_disliked():
         assert all(1 <= len(cart) <= 10 and cart == sorted(set(cart)) for cart in carts)
         assert all(row % 2 == 0 for cart in carts for row in cart)
         assert all(max(cart) < 3 or min(cart) >= 3 for cart in carts)
+
+
+def small_draft(tmp_path, n_items=12_000, factors=8):
+    """A draft and vectors, enough of them that `auto` tries codes of one bit."""
+    vectors = np.random.default_rng(0).normal(size=(n_items, factors)).astype(np.float32)
+    return Draft(tmp_path, "r").__enter__(), vectors, np.ones(n_items, dtype=bool)
+
+
+def some_queries(n, factors=8):
+    nothing = [np.empty(0, dtype=np.int32)] * n
+    return Queries(np.random.default_rng(n).normal(size=(n, factors)).astype(np.float32), nothing)
+
+
+def test_a_shop_with_one_query_of_each_kind_gets_the_exact_index(tmp_path):
+    """One query can be tuned with or judged by, not both; the choice once failed to draw what it had not measured."""
+    draft, vectors, available = small_draft(tmp_path)
+    queries = {"user": some_queries(1), "cart": some_queries(1)}
+    index = add_measured_index(draft, IndexPlan(AUTO), vectors, available, queries, 0.9)
+    assert (index["factory"], sorted(index["measured"])) == ("Pruned", ["cart", "user"])
+    assert len(index["candidates"]) == 1
+    assert draft.verified_path(INDEX_PICTURE).read_bytes().startswith(b"<?xml")
+
+
+def test_what_falls_below_the_promise_on_all_queries_together_is_followed_by_the_next_best(tmp_path, monkeypatch):
+    """Two carts are not enough to choose by: halves of one query each may keep what both together do not."""
+    draft, vectors, available = small_draft(tmp_path)
+    told = []
+
+    def judged(index, plan, queries, *others):
+        found = candidate(index, plan, queries, *others)
+        return found if plan.is_exact else replace(found, kept=False)
+
+    monkeypatch.setattr("engine.calibration.candidate", judged)
+    queries = {"user": some_queries(60)}
+    index = add_measured_index(draft, IndexPlan(AUTO), vectors, available, queries, 0.5, 0.0, IndexLines(told.append))
+    assert index["factory"] == index["candidates"][0]["factory"] == "Pruned"
+    assert "Quantized1" in {each["factory"] for each in index["candidates"]}
+    assert any("below the promise on all queries together" in line for line in told)
+    assert draft.size_bytes(*APPROXIMATE_FILES) == 0
+    assert len({line.partition(" of ")[0] for line in told}) == int(told[-1].split()[2].rstrip(":"))

@@ -203,3 +203,17 @@ def test_the_reach_misses_no_more_of_the_best_rows_than_it_may(draft, vectors):
     assert reaches == sorted(reaches)
     assert 0.3 < reaches[0] < reaches[-1] <= 1.0
     assert needed_reach(vectors, {}, 0.9) == 0.0
+
+
+def test_the_same_reach_is_not_tuned_for_twice(draft, vectors, monkeypatch):
+    monkeypatch.setattr("engine.choice.needed_reach", lambda *_: 0.9)
+    found = choose(draft, vectors, np.ones(N, dtype=bool), {"user": some_queries(60, 1)}, 0.5, 0.0)
+    assert sorted(each.plan.factory for each in found) == [PRUNED, "Quantized1"]
+
+
+def test_a_kind_with_one_query_judges_and_does_not_tune(draft, vectors):
+    queries = {"user": some_queries(60, 1), "cart": some_queries(1, 2)}
+    found = choose(draft, vectors, np.ones(N, dtype=bool), queries, 0.5, 0.0)
+    judged = [each for each in found if each.is_judged]
+    assert {kind: each.queries for kind, each in judged[0].measured.items()} == {"user": 30, "cart": 1}
+    assert all(set(trial.measured) == {"user"} for each in found for trial in each.trials)

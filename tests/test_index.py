@@ -431,4 +431,5 @@ def test_what_answers_approximately_can_be_taken_back_and_another_be_built(tmp_p
         assert len(Index(draft, vectors, plan).search(some_queries(1), 10, [NOTHING])[0][0]) == 10
         discard_approximate(draft)
         assert draft.size_bytes(*APPROXIMATE_FILES) == 0
+        assert [path.name for path in draft.directory.iterdir()] == ["index"]
     assert len(Index(draft, vectors, IndexPlan()).search(some_queries(1), 10, [NOTHING])[0][0]) == 10

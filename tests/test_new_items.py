@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -214,6 +215,25 @@ def test_canary_carts_hold_new_items_too(folded):
     assert np.isin(carts, rows).any()
     assert np.isin(carts, np.arange(N_ITEMS)).any()
     assert len(starts) - 1 <= 500
+
+
+def carts_of(release):
+    starts = release.array("canaries/carts.indptr", np.int64, (None,))
+    carts = release.array("canaries/carts.indices", np.int32, (int(starts[-1]),))
+    return [tuple(carts[first:last].tolist()) for first, last in pairwise(starts.tolist())]
+
+
+def test_a_day_that_is_folded_in_again_and_again_gives_its_carts_once(folded, store, tmp_path):
+    """Recall is measured on these carts; copies would make its lower bound too high."""
+    releases = Repository(shutil.copytree(folded.repository.root, tmp_path / "releases"))
+    before = carts_of(folded.release)
+    rows = list(csv.reader((store.folder / "since.csv").read_text().splitlines()))[1:]
+    for hour in range(3):
+        day = written(tmp_path / "day.csv", [*rows, *(row_of(f"late{n}", "a30") for n in range(hour + 1))])
+        release = fold(releases, day)
+    carts = carts_of(release)
+    assert len(set(carts)) == len(carts) - (len(before) - len(set(before)))
+    assert set(before) <= set(carts)
 
 
 def test_exported_vectors_of_known_items_stay_where_they_were_fold_in_after_fold_in(folded, store, tmp_path):

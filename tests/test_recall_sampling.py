@@ -163,6 +163,30 @@ def test_another_release_begins_another_window_and_late_searches_of_the_old_one_
     assert len(sampler.recalls("old")) == 0
 
 
+def test_a_search_of_a_release_that_is_not_live_any_more_is_not_repeated():
+    """With millions of items each scan takes long, and holds its release."""
+
+    class Forbidden:
+        def scan(self, query, k, excluded, allowed):
+            raise AssertionError
+
+    sampler = RecallSampler(1.0, lambda: "new")
+    fill(sampler, Forbidden(), 3, "old")
+    repeat_all(sampler)
+    assert sampler.n_sampled == 3
+
+
+def test_after_the_end_nothing_is_held():
+    sampler = RecallSampler(1.0, lambda: "r")
+    index = Counted()
+    held = weakref.ref(index)
+    fill(sampler, index, 3)
+    sampler.stop()
+    fill(sampler, index, 3)
+    del index
+    assert held() is None
+
+
 def test_a_search_that_cannot_be_repeated_does_not_end_the_sampling(caplog):
     class Failing:
         def scan(self, query, k, excluded, allowed):

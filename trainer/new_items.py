@@ -218,17 +218,29 @@ def _followed(old: IdTable, of_events: IdTable, rows: NDArray[np.int32]) -> IdTa
 
 
 def _carts(base: _Base, interactions: Interactions, growth: Growth) -> Bags:
-    """Carts of the events, as many as their share of all entries but one at least, then those of the release."""
-    sampled = sample_carts(interactions, np.random.default_rng(base.recipe.seed))
-    mapped = [growth.item_rows[bag(sampled, i)] for i in range(len(sampled[0]) - 1)]
-    new = [np.sort(cart[cart >= 0]) for cart in mapped if (cart >= 0).any()]
+    """Carts of the events, as many as their share of all entries but one at least, then those of the release.
+
+    The same events may be folded in twice: a cart that the release has is no new one.
+    """
     starts = base.release.array("canaries/carts.indptr", np.int64, (None,))
     stored = starts, base.release.array("canaries/carts.indices", np.int32, (int(starts[-1]),))
+    old = [bag(stored, place) for place in range(len(starts) - 1)]
+    sampled = sample_carts(interactions, np.random.default_rng(base.recipe.seed))
+    mapped = [growth.item_rows[bag(sampled, i)] for i in range(len(sampled[0]) - 1)]
+    known = {cart.tobytes() for cart in old}
+    fresh = {
+        cart.tobytes(): cart for cart in (np.sort(each[each >= 0]).astype(np.int32) for each in mapped) if len(cart)
+    }
+    new = [cart for content, cart in fresh.items() if content not in known]
     share = np.count_nonzero(growth.is_kept) / growth.by_user.n_entries
-    new = new[: max(1, round(share * MAX_QUERIES), MAX_QUERIES - len(starts) + 1)]
-    n_old = min(len(starts) - 1, MAX_QUERIES - len(new))
-    places = np.linspace(0, len(starts) - 2, n_old).astype(np.int64) if n_old else np.empty(0, dtype=np.int64)
-    return bags_of([*new, *(bag(stored, place) for place in places.tolist())])
+    new = _spread(new, max(1, round(share * MAX_QUERIES), MAX_QUERIES - len(old)))
+    return bags_of([*new, *_spread(old, MAX_QUERIES - len(new))])
+
+
+def _spread(carts: list[NDArray[np.int32]], most: int) -> list[NDArray[np.int32]]:
+    """So many of them at most, evenly."""
+    n = min(len(carts), most)
+    return [carts[place] for place in np.linspace(0, len(carts) - 1, n).astype(np.int64).tolist()] if n else []
 
 
 def _described(base: _Base, interactions: Interactions, growth: Growth, n_events: int) -> dict[str, Any]:

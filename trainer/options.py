@@ -165,7 +165,7 @@ class TrainOptions(AlsOptions, EventOptions):
     title_column: str | None = option("column of the events that names the item", None, metavar="NAME")
     recall: float = option("recall@20 that the index must keep, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
     factory: str = option(
-        "index: auto takes the fastest that keeps --recall, Pruned is exact, or a FAISS factory string",
+        "index: auto takes the fastest that keeps --recall, Pruned is exact, or another (Quantized1, HNSW32)",
         "auto",
         metavar="STRING",
     )
