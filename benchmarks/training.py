@@ -45,10 +45,10 @@ from benchmarks.made_sets import made_set, movielens_shape
 from benchmarks.raw_rows import write_rows
 from benchmarks.rivals import NEARCART_TOLERANCES, RIVALS, Setting
 from benchmarks.training_tables import epochs_to, is_nearcart, print_tables
+from engine.processor import resolved_threads
 from trainer.cleaning import Cleaning
 from trainer.interactions import Csr, read_interactions
 from trainer.options import AlsOptions
-from trainer.threads import resolved_threads
 
 _SETTLING_SECONDS = 0.3
 """Before an epoch: threads of OpenBLAS and OpenMP go on spinning after the last work they had, in whichever process."""

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from engine.choice import BATCHES, Candidate, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
 from engine.frontier_plot import frontier_plot
-from engine.index import APPROXIMATE_FILES, Index, add_index, discard_approximate
+from engine.index import APPROXIMATE_FILES, TABLE, Index, add_index, discard_approximate
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import (
     Bags,
@@ -29,20 +29,26 @@ from engine.measurement import (
     parts_of,
     user_queries,
 )
-from engine.parts import DensePart
+from engine.packing import Histories, carry
+from engine.parts import ITEMS, SPECTRUM, USERS, DensePart
 from engine.plan import AUTO, IndexPlan
 from engine.release import INDEX_PICTURE, Draft, Release
 from engine.repository import Repository
 from engine.scoring import best_of_rows
+from engine.vector_formats import require_no_finer
+from engine.vector_table import Vectors
 
 N_CANARIES = 8
 CANARY_LENGTH = 10
+CANARY_SCORES = "canaries/scores"
+_OF_VECTORS = (*(f"{name}.npy" for name in (*ITEMS, *USERS, SPECTRUM, CANARY_SCORES)), f"{TABLE}/")
+"""What a release with other vectors has anew."""
 
 
 def add_measured_index(
     draft: Draft,
     plan: IndexPlan,
-    item_vectors: NDArray[np.float32],
+    item_vectors: Vectors,
     available: NDArray[np.bool_],
     queries: Mapping[str, Queries],
     promised_recall: float,
@@ -102,9 +108,7 @@ def _require(found: Measured, promised_recall: float, kind: str, plan: IndexPlan
         )
 
 
-def canary_scores(
-    item_vectors: NDArray[np.float32], available: NDArray[np.bool_], carts: Queries
-) -> NDArray[np.float32]:
+def canary_scores(item_vectors: Vectors, available: NDArray[np.bool_], carts: Queries) -> NDArray[np.float32]:
     """The best scores of the first few carts, by scan: float32 (canaries, length). A snapshot must repeat them."""
     found = []
     for vector, cart in zip(carts.vectors[:N_CANARIES], carts.excluded, strict=False):
@@ -147,31 +151,40 @@ def rebuild_index(
     promised_recall: float,
     *,
     promote: bool,
+    vectors: str | None = None,
     seconds: float = 0.0,
     progress: IndexProgress = SILENCE,
 ) -> tuple[str, Mapping[str, Any]]:
-    """Publish a copy of a release with another index; returns its id and the manifest's "index"."""
+    """Publish a copy of a release with another index; returns its id and the manifest's "index".
+
+    `vectors` is the format to carry vectors in, no finer than the release's, None for that. Raises UsageError.
+    """
     release = Release(repository.path(release_id))
     manifest = dict(release.manifest)
     part = DensePart.of(manifest)
-    encoder = part.encoder(release)
-    queries = {
-        "user": user_queries(part.user_vectors(release), _bags(release, "users/history")),
-        "cart": cart_queries(encoder, _bags(release, "canaries/carts")),
-    }
+    wanted = part.vectors if vectors is None else vectors
+    require_no_finer(release_id, part.vectors, wanted)
+    encoder, users = part.encoder(release), part.user_vectors(release)
+    histories, carts = _bags(release, "users/history"), _bags(release, "canaries/carts")
+    available = release.array("items/available", np.bool_, (part.n_items,))
+    left_out = (*APPROXIMATE_FILES, INDEX_PICTURE, *(_OF_VECTORS if wanted != part.vectors else ()))
     with repository.draft() as draft:
         for name in manifest["files"]:
-            if not name.startswith((*APPROXIMATE_FILES, INDEX_PICTURE)):
+            if not name.startswith(left_out):
                 draft.adopt(release, name)
+        if wanted == part.vectors:
+            queries = {"user": user_queries(users, histories), "cart": cart_queries(encoder, carts)}
+        else:
+            values = release.array("users/history.values", np.float32, (part.n_entries,))
+            for name in (*ITEMS.stored(part.vectors), *USERS.stored(part.vectors), SPECTRUM):
+                release.verified_path(f"{name}.npy")
+            carried = carry(draft, encoder, users, Histories(*histories, values), carts, available, wanted)
+            encoder, queries = carried.encoder, dict(carried.queries)
+            draft.add_array(CANARY_SCORES, canary_scores(encoder.item_vectors, available, queries["cart"]))
+            manifest["parts"] = [{**manifest["parts"][0], "vectors": wanted}]
+            manifest["packing"] = carried.packing
         index = add_measured_index(
-            draft,
-            plan,
-            encoder.item_vectors,
-            release.array("items/available", np.bool_, (part.n_items,)),
-            queries,
-            promised_recall,
-            seconds,
-            progress,
+            draft, plan, encoder.item_vectors, available, queries, promised_recall, seconds, progress
         )
         written = ("format_version", "release_id", "program", "created_at", "files", "checksum")
         fields = {key: value for key, value in manifest.items() if key not in written}

@@ -24,6 +24,7 @@ from engine.measurement import Measured, Queries, alone_microseconds, batch_micr
 from engine.plan import QUANTIZED, IndexPlan
 from engine.pruned_table import norms_of
 from engine.release import Draft
+from engine.vector_table import Vectors
 
 _FEWEST_ITEMS = 10_000
 """With fewer items exact search is as fast as calling it."""
@@ -148,7 +149,7 @@ def families(
 
 def choose(
     draft: Draft,
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
     available: NDArray[np.bool_],
     queries: Mapping[str, Queries],
     promised_recall: float,
@@ -213,9 +214,7 @@ def candidate(
     return Candidate(plan, measured, _keeps(measured, promised_recall), build_seconds, size_bytes)
 
 
-def fewest_in_blocks(
-    files: Files, vectors: NDArray[np.float32], plan: IndexPlan, queries: Mapping[str, Queries]
-) -> int:
+def fewest_in_blocks(files: Files, vectors: Vectors, plan: IndexPlan, queries: Mapping[str, Queries]) -> int:
     """From how many queries on products of matrices are faster than asking one by one; more than are ever asked."""
     blocks = Index(files, vectors, replace(plan, matrix_queries=1))
     alone = Index(files, vectors, replace(plan, matrix_queries=_NEVER))
@@ -230,7 +229,7 @@ def _rank(each: Candidate, exact: Candidate) -> tuple[bool, float]:
 
 def _tuned(
     draft: Draft,
-    vectors: NDArray[np.float32],
+    vectors: Vectors,
     available: NDArray[np.bool_],
     plans: Sequence[IndexPlan],
     queries: Mapping[str, Queries],
@@ -256,7 +255,7 @@ def _tuned(
     return None, trials[-_MOST_TRIALS:]
 
 
-def needed_reach(vectors: NDArray[np.float32], queries: Mapping[str, Queries], share: float) -> float:
+def needed_reach(vectors: Vectors, queries: Mapping[str, Queries], share: float) -> float:
     """The reach that misses such a share of the best rows of each kind of query at most, in steps of .01.
 
     A row y is out of reach where the scan ends before it: where reach |q| |y| is below the k-th best score.

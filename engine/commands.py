@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.configuration import option
 from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageError
+from engine.vector_formats import FORMATS
 
 if TYPE_CHECKING:
     from engine.client import Client, Recommendations
@@ -247,6 +248,11 @@ class Index:
     seconds: float = option(
         "seconds that auto may take, about, to build indexes that it compares", 20.0, metavar="S", minimum=0
     )
+    vectors: str | None = option(
+        "what the new release carries vectors in: no finer than what the release has, which is the default",
+        None,
+        choices=FORMATS,
+    )
     promote: bool = option("make the new release live", True)
     check: bool = option("only measure the recall again; exit 1 where it is below what the release promised", False)
     seed: int = option("which queries --check draws", 1, metavar="N", minimum=0)
@@ -261,11 +267,17 @@ class Index:
         """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError, TrainerError."""
         if self.check and self.fold_in:
             raise UsageError("--check builds nothing, and --fold-in publishes a release: give one of them")
+        if self.vectors is not None and (self.check or self.fold_in):
+            raise UsageError(
+                "--vectors rebuilds a release in another format, --check builds nothing and --fold-in keeps its "
+                "format: leave --vectors away, or rebuild what --fold-in publishes"
+            )
         if self.items is not None and not self.fold_in:
             raise UsageError("--items says what is known of new items: give it with --fold-in EVENTS, or leave it away")
         from engine.calibration import check_index, rebuild_index
         from engine.fold_in import fold_in
         from engine.index_progress import IndexLines
+        from engine.packing import told
         from engine.plan import IndexPlan
         from engine.release import Release
         from engine.repository import Repository
@@ -287,7 +299,7 @@ class Index:
                 repository, release_id, self.fold_in, self.items, plan, self.recall, on_step=_log.info, **how
             )
         else:
-            published, index = rebuild_index(repository, release_id, plan, self.recall, **how)
+            published, index = rebuild_index(repository, release_id, plan, self.recall, vectors=self.vectors, **how)
         chosen = IndexPlan(index["factory"], index["search_parameters"])
         batches = ", ".join(f"{size}: {us:.0f} us" for size, us in index["microseconds_in_batches"].items())
         print(f"{chosen}; a query in batches of {batches}")
@@ -296,6 +308,9 @@ class Index:
                 f"{kind}: recall@20 {measured['recall@20']:.4f} (lower 95% bound {measured['lower_95']:.4f}), "
                 f"median {measured['median_microseconds']:.0f} us, {measured['queries']} queries"
             )
+        packing = told(Release(repository.path(published)).manifest)
+        if packing:
+            print(packing)
         print(published)
 
 

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from engine.errors import ReleaseCorrupt
 from engine.row_solver import EXACT, solve_rows
-
-_NO_SCALES = np.empty(0, dtype=np.float32)
+from engine.vector_table import Vectors, table_of
 
 
 @dataclass(frozen=True)
 class RidgeEncoder:
-    """item_vectors float32 (n_items, d) in the eigenbasis of their Gram matrix, with diagonal spectrum float32 (d,)."""
+    """item_vectors (n_items, d) in the eigenbasis of their Gram matrix, with diagonal spectrum float32 (d,)."""
 
-    item_vectors: NDArray[np.float32]
+    item_vectors: Vectors
     spectrum: NDArray[np.float32]
     unobserved_weight: float
     regularization: float
@@ -33,19 +32,33 @@ class RidgeEncoder:
         Raises ReleaseCorrupt for rows that are no items and for a result that is not finite: histories are mapped from
         files that may be damaged, and the kernel does not look.
         """
-        require_rows(rows, len(self.item_vectors))
         out = np.empty((1, self.item_vectors.shape[1]), dtype=np.float32)
-        indptr = np.array((0, len(rows)), dtype=np.int64)
-        n_items = len(self.item_vectors)
+        self.encode_rows(np.array((0, len(rows)), dtype=np.int64), rows, values, 0, out)
+        query: NDArray[np.float32] = out[0]
+        return query
+
+    def encode_rows(
+        self,
+        indptr: NDArray[np.int64],
+        rows: NDArray[np.int32],
+        values: NDArray[np.float32],
+        first: int,
+        out: NDArray[np.float32],
+    ) -> None:
+        """`encode` of the histories from `first` on, as many as out float32 (m, d) has rows, which it overwrites.
+
+        History i has the items `rows` and `values` from indptr[i] to indptr[i + 1]. Raises ReleaseCorrupt.
+        """
+        last = first + len(out)
+        require_rows(rows[indptr[first] : indptr[last]], len(self.item_vectors))
+        table = table_of(self.item_vectors)
         failed = solve_rows(
-            indptr, rows, values, self.item_vectors, _NO_SCALES, self.spectrum,
+            indptr, rows, values, table.codes, table.scales, self.spectrum,
             self.unobserved_weight, self.regularization, self.regularization_exponent,
-            n_items, EXACT, 0, 1, out, np.zeros(4),
+            len(table), EXACT, first, last, out, np.zeros(4),
         )  # fmt: skip
         if failed >= 0:
             raise ReleaseCorrupt("the fold-in of these items is not finite: vectors or weights are damaged")
-        query: NDArray[np.float32] = out[0]
-        return query
 
     def shares(
         self, rows: NDArray[np.int32], values: NDArray[np.float32], of_rows: NDArray[np.int32]

@@ -18,24 +18,32 @@ from engine.errors import IndexUnsupported, ReleaseCorrupt
 from engine.libraries import faiss
 from engine.plan import PRUNED, IndexPlan
 from engine.scoring import Found, ordered
+from engine.vector_table import Vectors
 
 _ANOTHER = f"Name another factory string, such as {PRUNED!r} (exact) or 'HNSW32'"
 _SLACK = 16
 """Candidates beyond those needed: the last ones that a graph keeps are its worst, and exclusions leave just those."""
 _MOST_SHARE = 64
 """Beyond n / 64 candidates the exact search is asked: keeping them costs FAISS more than it spares."""
+_MOST_TRAINED = 1 << 20
+"""Vectors that FAISS learns its lists and codes from: it looks at 256 a list itself, and 10 million vectors have 4,096
+lists."""
+_ADDED_AT_ONCE = 1 << 17
+"""Vectors that are decoded and handed over together, 64 MiB with 128 factors."""
 
 
-def build_faiss(vectors: NDArray[np.float32], plan: IndexPlan, path: Path) -> None:
-    """Build the index of vectors float32 (n, d) and write it to path. Raises IndexUnsupported, OSError."""
-    vectors = np.ascontiguousarray(vectors)
+def build_faiss(vectors: Vectors, plan: IndexPlan, path: Path) -> None:
+    """Build the index of vectors (n, d) and write it to path. Raises IndexUnsupported, OSError."""
+    n = len(vectors)
     index = _empty_index(plan, vectors.shape[1])
     try:
         if not index.is_trained:
-            index.train(vectors)
-        index.add(vectors)
+            rows = slice(None) if n <= _MOST_TRAINED else np.linspace(0, n - 1, _MOST_TRAINED).astype(np.int64)
+            index.train(np.ascontiguousarray(vectors[rows]))
+        for start in range(0, n, _ADDED_AT_ONCE):
+            index.add(np.ascontiguousarray(vectors[start : start + _ADDED_AT_ONCE]))
     except (RuntimeError, AssertionError) as error:
-        raise _unsupported(plan, f"over {vectors.shape[0]:,} vectors of {vectors.shape[1]} factors", error) from error
+        raise _unsupported(plan, f"over {n:,} vectors of {vectors.shape[1]} factors", error) from error
     _write(index, path)
 
 
@@ -45,14 +53,12 @@ def check_faiss_plan(plan: IndexPlan, factors: int) -> None:
 
 
 class FaissSearch:
-    """A FAISS index over vectors float32 (n, d), with the rows that are available, None for all. Thread-safe.
+    """A FAISS index over vectors (n, d), with the rows that are available, None for all. Thread-safe.
 
     `path` must have been verified by its checksum: FAISS accepts damaged files silently.
     """
 
-    def __init__(
-        self, path: Path, vectors: NDArray[np.float32], plan: IndexPlan, available: NDArray[np.bool_] | None
-    ) -> None:
+    def __init__(self, path: Path, vectors: Vectors, plan: IndexPlan, available: NDArray[np.bool_] | None) -> None:
         try:
             self._faiss: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
             _set_parameters(self._faiss, plan)

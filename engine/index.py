@@ -24,6 +24,7 @@ from engine.quantized_table import QuantizedTable, build_quantized, require_quan
 from engine.recall import recall_of
 from engine.release import INDEX_FILE, Draft
 from engine.scoring import Found, best_of_rows
+from engine.vector_table import Vectors, table_of
 
 TABLE = "index"
 """The directory of a release that holds the arrays of a PrunedTable."""
@@ -59,16 +60,16 @@ def check_plan(plan: IndexPlan, factors: int) -> None:
         require_quantizable(plan.bits, factors)
 
 
-def add_table(draft: Draft, vectors: NDArray[np.float32]) -> None:
-    """Build what every index of vectors float32 (n, d) holds into a draft, unless it is there. Raises PublishFailed."""
+def add_table(draft: Draft, vectors: Vectors) -> None:
+    """Build what every index of vectors (n, d) holds into a draft, unless it is there. Raises PublishFailed."""
     if draft.has(f"{TABLE}/{PrunedTable.names()[0]}"):
         return
     for name, array in build_table(vectors).arrays().items():
         draft.add_array(f"{TABLE}/{name}", array)
 
 
-def add_index(draft: Draft, vectors: NDArray[np.float32], plan: IndexPlan) -> None:
-    """Build the index of vectors float32 (n, d) into a draft. Raises IndexUnsupported, PublishFailed."""
+def add_index(draft: Draft, vectors: Vectors, plan: IndexPlan) -> None:
+    """Build the index of vectors (n, d) into a draft. Raises IndexUnsupported, PublishFailed."""
     check_plan(plan, vectors.shape[1])
     add_table(draft, vectors)
     if plan.bits:
@@ -86,15 +87,15 @@ def discard_approximate(draft: Draft) -> None:
 
 
 class Index:
-    """An opened index over vectors float32 (n, d), with the rows that may be shown. Searches are thread-safe."""
+    """An opened index over vectors (n, d), with the rows that may be shown. Searches are thread-safe."""
 
     def __init__(
-        self, files: Files, vectors: NDArray[np.float32], plan: IndexPlan, available: NDArray[np.bool_] | None = None
+        self, files: Files, vectors: Vectors, plan: IndexPlan, available: NDArray[np.bool_] | None = None
     ) -> None:
         """Open what lies in `files`. Raises ReleaseCorrupt, IndexUnsupported."""
         hidden = available is not None and not available.all()
         self._available = available if hidden else None
-        self._vectors = vectors
+        self._vectors = table_of(vectors)
         self._matrix_queries = plan.matrix_queries
         table = _table(files, vectors)
         self._exact = PrunedSearch(vectors, table)
@@ -192,7 +193,7 @@ def recalls(
     return found
 
 
-def _table(files: Files, vectors: NDArray[np.float32]) -> PrunedTable:
+def _table(files: Files, vectors: Vectors) -> PrunedTable:
     """The table in `files`; releases of version 1 have none, and it is built in memory."""
     if not any(files.has(f"{TABLE}/{name}") for name in PrunedTable.names()):
         return build_table(vectors)

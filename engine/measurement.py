@@ -17,6 +17,7 @@ from engine.encoders import RidgeEncoder
 from engine.index import Index, recalls
 from engine.recall import lower_bound
 from engine.scoring import Found
+from engine.vector_table import Vectors
 
 RECALL_AT = 20
 MAX_QUERIES = 500
@@ -84,7 +85,7 @@ def cart_queries(encoder: RidgeEncoder, carts: Bags) -> Queries:
     return Queries(vectors, bags)
 
 
-def user_queries(user_vectors: NDArray[np.float32], histories: Bags, seed: int = 0) -> Queries:
+def user_queries(user_vectors: Vectors, histories: Bags, seed: int = 0) -> Queries:
     """A sample of MAX_QUERIES users; their histories do not come back."""
     n = len(user_vectors)
     chosen = np.sort(np.random.default_rng(seed).choice(n, min(MAX_QUERIES, n), replace=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,25 @@ from numpy.typing import NDArray
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible
 from engine.plan import IndexPlan
-from engine.release import Release
+from engine.release import Draft, Release
+from engine.vector_formats import FLOAT32, FORMATS
+from engine.vector_table import NO_SCALES, VectorTable, require_scales
 
-USER_VECTORS = "parts/0/user_vectors"
-ITEM_VECTORS = "parts/0/item_vectors"
+
+class TableNames(NamedTuple):
+    """What the arrays of a table of vectors are called."""
+
+    codes: str
+    scales: str
+
+    def stored(self, vector_format: str) -> tuple[str, ...]:
+        """Those that a release in this format has."""
+        return (self.codes,) if vector_format == FLOAT32 else (self.codes, self.scales)
+
+
+USERS = TableNames("parts/0/user_vectors", "parts/0/user_scales")
+ITEMS = TableNames("parts/0/item_vectors", "parts/0/item_scales")
+SPECTRUM = "parts/0/spectrum"
 EXPORT_ROTATION = "parts/0/export_rotation"
 
 
@@ -31,6 +46,8 @@ class DensePart:
     n_items: int
     n_entries: int
     factors: int
+    vectors: str
+    """Their format, one of engine.vector_formats.FORMATS."""
     unobserved_weight: float
     regularization: float
     regularization_exponent: float
@@ -47,12 +64,18 @@ class DensePart:
                     f"release {manifest['release_id']} has the parts {kinds}; "
                     "this program serves one (ridge, dense) part"
                 )
-            encoder = parts[0]["encoder"]
+            encoder, vectors = parts[0]["encoder"], parts[0].get("vectors", FLOAT32)
+            if vectors not in FORMATS:
+                raise ReleaseIncompatible(
+                    f"release {manifest['release_id']} has its vectors in the format {vectors!r}; "
+                    f"this program reads {', '.join(FORMATS)}"
+                )
             return cls(
                 n_users=int(sizes["users"]),
                 n_items=int(sizes["items"]),
                 n_entries=int(sizes["entries"]),
                 factors=int(parts[0]["memory"]["factors"]),
+                vectors=vectors,
                 unobserved_weight=float(encoder["unobserved_weight"]),
                 regularization=float(encoder["regularization"]),
                 regularization_exponent=float(encoder["regularization_exponent"]),
@@ -65,13 +88,15 @@ class DensePart:
         except (KeyError, TypeError, ValueError) as error:
             raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
 
-    def user_vectors(self, release: Release) -> NDArray[np.float32]:
-        """The users' vectors, memory-mapped."""
-        return release.array(USER_VECTORS, np.float32, (self.n_users, self.factors))
+    def user_vectors(self, release: Release) -> VectorTable:
+        """The users' vectors, memory-mapped; their scales are looked at when rows are asked for."""
+        return read_vectors(release, USERS, self.vectors, (self.n_users, self.factors))
 
-    def item_vectors(self, release: Release) -> NDArray[np.float32]:
-        """The items' vectors, memory-mapped."""
-        return release.array(ITEM_VECTORS, np.float32, (self.n_items, self.factors))
+    def item_vectors(self, release: Release) -> VectorTable:
+        """The items' vectors, memory-mapped; their scales are looked at now."""
+        table = read_vectors(release, ITEMS, self.vectors, (self.n_items, self.factors))
+        require_scales(table.scales)
+        return table
 
     def export_rotation(self, release: Release) -> NDArray[np.float32] | None:
         """What vectors are multiplied by before they leave the program, float32 (d, d); None where they leave as is.
@@ -86,8 +111,15 @@ class DensePart:
         """The encoder over the items' vectors, memory-mapped."""
         return RidgeEncoder(
             self.item_vectors(release),
-            release.array("parts/0/spectrum", np.float32, (self.factors,)),
+            release.array(SPECTRUM, np.float32, (self.factors,)),
             self.unobserved_weight,
             self.regularization,
             self.regularization_exponent,
         )
+
+
+def read_vectors(files: Release | Draft, names: TableNames, vector_format: str, shape: tuple[int, int]) -> VectorTable:
+    """A table of vectors in this format, memory-mapped. Raises ReleaseCorrupt where files are of another."""
+    codes = files.array(names.codes, np.dtype(vector_format).type, shape)
+    is_float = vector_format == FLOAT32
+    return VectorTable(codes, NO_SCALES if is_float else files.array(names.scales, np.float32, shape[:1]))

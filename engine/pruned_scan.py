@@ -25,6 +25,7 @@ from engine.byte_products import ROWS, STEP_COORDINATES, UNROLLED, add_products
 from engine.scoring import holds, insert, score_row
 from engine.signatures import (
     FASTMATH,
+    VECTORS_IN,
     booleans_in,
     bytes_blocks_in,
     float32_in,
@@ -109,21 +110,25 @@ def _product(codes, query):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    int64(
-        float32_rows_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
-        float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32,
-        booleans_in, int32_in, int32_out, float32_out,
-    ),
+    [
+        int64(
+            codes_in, float32_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
+            float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32,
+            booleans_in, int32_in, int32_out, float32_out,
+        )
+        for codes_in in VECTORS_IN
+    ],
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
 def search_one(  # type: ignore[no-untyped-def]
-    vectors, order, block_norms, head_codes, head_scales, head_errors, tail_norms, tail_codes, tail_scales, rest_norms,
-    errors, query, underflow, allowed, excluded, rows, scores,
+    codes, scales, order, block_norms, head_codes, head_scales, head_errors, tail_norms, tail_codes, tail_scales,
+    rest_norms, errors, query, underflow, allowed, excluded, rows, scores,
 ):  # fmt: skip
     """The len(rows) best rows for query float32 (d,): written to rows int32 and scores float32; returns how many.
 
-    vectors float32 (n, d), then the arrays of engine.pruned_table.PrunedTable. underflow: at least what scores lose to
-    denormal numbers. allowed bool (n,), or empty for all; excluded int32, ascending.
+    codes (n, d) and scales of an engine.vector_table.VectorTable, then the arrays of engine.pruned_table.PrunedTable.
+    underflow: at least what scores lose to denormal numbers. allowed bool (n,), or empty for all; excluded int32,
+    ascending.
     """
     d, head, k = len(query), STEP_COORDINATES * head_codes.shape[1], len(rows)
     head_query = np.zeros(head, dtype=np.float32)
@@ -154,9 +159,9 @@ def search_one(  # type: ignore[no-untyped-def]
         if norms[0] * length < least or norms[1] * head_length + norms[2] * tail_length < least:
             break
         products[:] = 0
-        codes = head_codes[block]
+        heads = head_codes[block]
         for step in range(0, len(high_words), UNROLLED):
-            add_products(codes, step, high_words, low_words, products)
+            add_products(heads, step, high_words, low_words, products)
         lost = np.float32(about[1] * norms[1] * 1.000001)
         left = _bound(
             products, total, about[0], lost, sums, head_scales[block], head_errors[block], tail_norms[block], length,
@@ -182,28 +187,31 @@ def search_one(  # type: ignore[no-untyped-def]
                 continue
             if holds(excluded, row):
                 continue
-            size = insert(row, score_row(vectors[row], query), size, rows, scores)
+            size = insert(row, score_row(codes, scales, row, query), size, rows, scores)
             if size == k:
                 least = scores[k - 1] - underflow
     return size
 
 
 @njit(
-    types.void(
-        float32_rows_in, int32_in, float32_rows_in, float32_rows_in, int64_in, float32_in, booleans_in, int32_in,
-        int64_in, int32_rows_out, float32_rows_out, int64_out,
-    ),
+    [
+        types.void(
+            float32_rows_in, int32_in, codes_in, float32_in, float32_rows_in, int64_in, float32_in, booleans_in,
+            int32_in, int64_in, int32_rows_out, float32_rows_out, int64_out,
+        )
+        for codes_in in VECTORS_IN
+    ],
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
 def take_products(  # type: ignore[no-untyped-def]
-    products, block_rows, vectors, queries, chosen, margins, allowed, excluded, starts, rows, scores, sizes
+    products, block_rows, codes, scales, queries, chosen, margins, allowed, excluded, starts, rows, scores, sizes
 ):  # fmt: skip
     """Put those rows of a block among the best of some queries whose products, as BLAS computes them, are high enough.
 
-    products float32 (c, b) of queries[chosen] with the vectors of block_rows int32 (b,); queries float32 (m, d), chosen
-    int64 (c,); margins float32 (m,): how far a product may be from its score. excluded int32: of query q those from
-    starts[q] to starts[q + 1]. allowed as in search_one. rows int32 (m, k), scores float32 (m, k), sizes int64 (m,):
-    the best so far, overwritten.
+    products float32 (c, b) of queries[chosen] with the vectors of block_rows int32 (b,); codes and scales as in
+    search_one; queries float32 (m, d), chosen int64 (c,); margins float32 (m,): how far a product may be from its
+    score. excluded int32: of query q those from starts[q] to starts[q + 1]. allowed as in search_one. rows int32
+    (m, k), scores float32 (m, k), sizes int64 (m,): the best so far, overwritten.
     """
     k = rows.shape[1]
     for i in range(len(chosen)):
@@ -224,6 +232,6 @@ def take_products(  # type: ignore[no-untyped-def]
                 row = block_rows[j]
                 if (len(allowed) and not allowed[row]) or holds(excluded_here, row):
                     continue
-                sizes[q] = insert(row, score_row(vectors[row], queries[q]), sizes[q], rows[q], scores[q])
+                sizes[q] = insert(row, score_row(codes, scales, row, queries[q]), sizes[q], rows[q], scores[q])
                 if sizes[q] == k:
                     least = scores[q, k - 1] - margins[q]

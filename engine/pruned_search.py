@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.pruned_scan import BLOCK, search_one, take_products
 from engine.pruned_table import PrunedTable, rounding, underflow
 from engine.scoring import Found
+from engine.vector_table import Vectors, table_of
 
 _MOST_ROWS = 512
 """Of the rows that are multiplied at a time. The first are BLOCK, since all of them are scored, then twice as many."""
@@ -23,10 +24,10 @@ _ALL: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
 
 
 class PrunedSearch:
-    """Over vectors float32 (n, d) and their table. Thread-safe."""
+    """Over vectors (n, d) and their table. Thread-safe."""
 
-    def __init__(self, vectors: NDArray[np.float32], table: PrunedTable) -> None:
-        self._vectors, self._table = vectors, table
+    def __init__(self, vectors: Vectors, table: PrunedTable) -> None:
+        self._vectors, self._table = table_of(vectors), table
         self._arrays = tuple(table.arrays().values())
         d = vectors.shape[1]
         self._rounding, self._underflow = rounding(d), np.float32(underflow(d))
@@ -40,7 +41,10 @@ class PrunedSearch:
         """
         rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
         mask = _ALL if allowed is None else allowed
-        size = search_one(self._vectors, *self._arrays, query, self._underflow, mask, excluded, rows, scores)
+        size = search_one(
+            self._vectors.codes, self._vectors.scales, *self._arrays, query, self._underflow, mask, excluded,
+            rows, scores,
+        )  # fmt: skip
         return rows[:size], scores[:size]
 
     def many(
@@ -75,8 +79,8 @@ class PrunedSearch:
                 chosen = going[start : start + step]
                 products = queries[chosen] @ block.T
                 take_products(
-                    products, block_rows, self._vectors, queries, chosen, margins, mask, left_out, starts,
-                    rows, scores, sizes,
+                    products, block_rows, self._vectors.codes, self._vectors.scales, queries, chosen, margins, mask,
+                    left_out, starts, rows, scores, sizes,
                 )  # fmt: skip
             first, size = first + size, min(2 * size, _MOST_ROWS)
         return [(rows[i, :size], scores[i, :size]) for i, size in enumerate(sizes.tolist())]

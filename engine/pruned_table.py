@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.byte_products import STEP_BYTES, STEP_COORDINATES
 from engine.pruned_scan import BLOCK, HEAD_STEP, SEGMENT
+from engine.vector_table import ROWS_AT_ONCE, Vectors, table_of
 
 _CODES = 127
 _ZERO = 128
@@ -24,7 +25,6 @@ _ZERO = 128
 _MOST_HEAD = 256
 """Heads cost little by the instruction of engine.byte_products: with 128 factors a head of all of them takes .8 and .55
 of the time of half of them (Gowalla, completejourney); with 512 a head of 384 is faster in one, slower in the other."""
-_ROWS_AT_ONCE = 1 << 14
 
 Read = Callable[[str, type[np.generic], tuple[int | None, ...]], NDArray[Any]]
 """Reads the array of a name, a dtype and a shape, as engine.release.Release.array does."""
@@ -100,7 +100,8 @@ def rounding(d: int) -> float:
     """At least the error of any of the products that are compared, in units of |q| |y|.
 
     A float32 sum of m products is wrong by less than 1.01 m 2^-24 sum |q_k y_k| (Higham 2002, section 3.1). A score has
-    m = d; the codes of a row, whose norm is below 1.4 |y| for d up to 8192, m <= d + 2; a bound adds three terms.
+    m = d, and m = d + 1 where a row's scale multiplies the sum; a row that was decoded is wrong by 2^-24 |y|; the codes
+    of a row, whose norm is below 1.4 |y| for d up to 8192, have m <= d + 2; a bound adds three terms.
     """
     return (4 * d + 64) * 2.0**-24
 
@@ -116,12 +117,10 @@ def norms_of(vectors: NDArray[Any]) -> NDArray[np.float64]:
     return norms
 
 
-def build_table(vectors: NDArray[np.float32]) -> PrunedTable:
-    """The table of vectors float32 (n, d). What is held beside it is a few blocks of rows."""
+def build_table(vectors: Vectors) -> PrunedTable:
+    """The table of vectors (n, d). What is held beside it is a few blocks of rows."""
     n, d = vectors.shape
-    norms = np.concatenate(
-        [norms_of(vectors[start : start + _ROWS_AT_ONCE]) for start in range(0, n, _ROWS_AT_ONCE)] or [np.empty(0)]
-    )
+    norms = np.concatenate([np.empty(0), *(norms_of(block) for block in table_of(vectors).blocks())])
     order = np.argsort(-norms, kind="stable").astype(np.int32)
     blocks, head = -(-n // BLOCK), head_length(d)
     table = PrunedTable(
@@ -136,8 +135,8 @@ def build_table(vectors: NDArray[np.float32]) -> PrunedTable:
         rest_norms=np.zeros((blocks * BLOCK, n_segments(d)), dtype=np.float32),
         errors=np.zeros(blocks * BLOCK, dtype=np.float32),
     )
-    for start in range(0, n, _ROWS_AT_ONCE):
-        rows = order[start : start + _ROWS_AT_ONCE]
+    for start in range(0, n, ROWS_AT_ONCE):
+        rows = order[start : start + ROWS_AT_ONCE]
         _fill(table, start, vectors[rows], norms[rows])
     for kind in range(3):
         largest = table.block_norms[::-1, kind]

@@ -23,6 +23,7 @@ from engine.rotation import rotate
 from engine.scoring import holds, insert, score_row
 from engine.signatures import (
     FASTMATH,
+    VECTORS_IN,
     booleans_in,
     bytes_blocks_in,
     bytes_blocks_out,
@@ -53,13 +54,11 @@ def patterns_of(bits: int) -> NDArray[np.float32]:
 
 
 @njit(
-    types.void(
-        float32_rows_in, int32_in, float64_in, float32_rows_in, float32_in, bytes_blocks_out, float32_rows_out
-    ),
+    types.void(float32_rows_in, float64_in, float32_rows_in, float32_in, bytes_blocks_out, float32_rows_out),
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
-def quantize_rows(vectors, rows, norms, signs, levels, codes, factors):  # type: ignore[no-untyped-def]
-    """Write the codes of vectors[rows] and their f: rows int32 (m,), norms float64 (m,).
+def quantize_rows(vectors, norms, signs, levels, codes, factors):  # type: ignore[no-untyped-def]
+    """Write the codes of vectors float32 (m, d) and their f: norms float64 (m,).
 
     codes uint8 (blocks, groups / 2, 64), as engine.table_lookups wants them, and factors float32 (blocks, 64): both
     must hold zeros, which rows without a length keep and bits are added to.
@@ -68,11 +67,11 @@ def quantize_rows(vectors, rows, norms, signs, levels, codes, factors):  # type:
     bits = 1 if len(levels) == 2 else 2
     wide = np.sqrt(np.float64(coordinates))
     rotated, scratch = np.empty(coordinates, dtype=np.float32), np.empty(coordinates, dtype=np.float32)
-    for i in range(len(rows)):
+    for i in range(len(vectors)):
         if norms[i] == 0:
             continue
         rotated[:] = 0
-        vector = vectors[rows[i]]
+        vector = vectors[i]
         for k in range(d):
             rotated[k] = np.float32(np.float64(vector[k]) / norms[i] * wide)
         rotate(rotated, signs, scratch)
@@ -125,19 +124,24 @@ def fill_tables(query, patterns, tables, about):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    int64(
-        float32_rows_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in, float32_rows_in,
-        float32_in, float32, float32, booleans_in, int32_in, int32_out, float32_out,
-    ),
+    [
+        int64(
+            codes_in, float32_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
+            float32_rows_in, float32_in, float32, float32, booleans_in, int32_in, int32_out, float32_out,
+        )
+        for codes_in in VECTORS_IN
+    ],
     nogil=True, cache=True, fastmath=FASTMATH,
 )  # fmt: skip
 def search_codes(  # type: ignore[no-untyped-def]
-    vectors, order, block_norms, codes, factors, signs, patterns, query, margin, reach, allowed, excluded, rows, scores
+    vectors, scales, order, block_norms, codes, factors, signs, patterns, query, margin, reach, allowed, excluded,
+    rows, scores,
 ):  # fmt: skip
     """About the len(rows) best rows for query float32 (d,): written to rows int32 and scores float32; returns how many.
 
-    -1 where the query has no length, or it is no number. vectors float32 (n, d); order int32 (n,) and block_norms
-    float32 (blocks, 3) of engine.pruned_table.PrunedTable; codes and so on of engine.quantized_table.QuantizedTable;
+    -1 where the query has no length, or it is no number. vectors (n, d) and scales: the codes and scales of an
+    engine.vector_table.VectorTable; order int32 (n,) and block_norms float32 (blocks, 3) of
+    engine.pruned_table.PrunedTable; codes and so on of engine.quantized_table.QuantizedTable;
     margin: deviations * s; allowed bool (n,), or empty for all; excluded int32, ascending.
     """
     squares = 0.0
@@ -168,7 +172,7 @@ def search_codes(  # type: ignore[no-untyped-def]
             row = order[place]
             if (len(allowed) and not allowed[row]) or holds(excluded, row):
                 continue
-            size = insert(row, score_row(vectors[row], query), size, rows, scores)
+            size = insert(row, score_row(vectors, scales, row, query), size, rows, scores)
             if size == k:
                 least = np.float32(np.float64(scores[k - 1]) / length)
     return size

@@ -13,26 +13,29 @@ from engine.pruned_table import PrunedTable
 from engine.quantized_scan import SPREADS, patterns_of, search_codes
 from engine.quantized_table import QuantizedTable
 from engine.scoring import Found
+from engine.vector_table import Vectors, table_of
 
 _ALL: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
 
 
 class QuantizedSearch:
-    """Over vectors float32 (n, d), their exact table and their codes, and the rows that are available, None for all.
+    """Over vectors (n, d), their exact table and their codes, and the rows that are available, None for all.
 
     Thread-safe.
     """
 
     def __init__(
         self,
-        vectors: NDArray[np.float32],
+        vectors: Vectors,
         exact: PrunedTable,
         table: QuantizedTable,
         plan: IndexPlan,
         available: NDArray[np.bool_] | None,
     ) -> None:
+        own = table_of(vectors)
         self._arrays = (
-            vectors, exact.order, exact.block_norms, table.codes, table.factors, table.signs, patterns_of(plan.bits)
+            own.codes, own.scales, exact.order, exact.block_norms, table.codes, table.factors, table.signs,
+            patterns_of(plan.bits),
         )  # fmt: skip
         self._margin, self._reach = np.float32(plan.deviations * SPREADS[plan.bits]), np.float32(plan.reach)
         self._available = _ALL if available is None else available

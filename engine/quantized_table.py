@@ -17,6 +17,7 @@ from engine.pruned_table import PrunedTable, Read, norms_of
 from engine.quantized_scan import GROUP_BITS, LEVELS, quantize_rows
 from engine.rotation import ROUNDS, random_signs
 from engine.table_lookups import MOST_GROUPS, ROWS, STEP
+from engine.vector_table import Vectors
 
 _LANES = GROUP_BITS * STEP
 """Rotated vectors have a multiple of so many coordinates, so that groups of each size come in whole steps."""
@@ -70,8 +71,8 @@ def require_quantizable(bits: int, d: int) -> None:
         raise IndexUnsupported(f"codes of {bits} bits are for vectors of up to {most:,} factors, found {d:,}")
 
 
-def build_quantized(vectors: NDArray[np.float32], exact: PrunedTable, bits: int) -> QuantizedTable:
-    """The table of vectors float32 (n, d), whose exact table it stands beside; bits 1 or 2. Raises IndexUnsupported."""
+def build_quantized(vectors: Vectors, exact: PrunedTable, bits: int) -> QuantizedTable:
+    """The table of vectors (n, d), whose exact table it stands beside; bits 1 or 2. Raises IndexUnsupported."""
     n, d = vectors.shape
     require_quantizable(bits, d)
     blocks, turned = -(-n // ROWS), turned_length(d)
@@ -82,9 +83,7 @@ def build_quantized(vectors: NDArray[np.float32], exact: PrunedTable, bits: int)
     )
     levels = np.array(LEVELS[bits], dtype=np.float32)
     for start in range(0, n, _ROWS_AT_ONCE):
-        rows = np.ascontiguousarray(exact.order[start : start + _ROWS_AT_ONCE])
+        rows = vectors[exact.order[start : start + _ROWS_AT_ONCE]]
         chosen = slice(start // ROWS, -(-(start + len(rows)) // ROWS))
-        quantize_rows(
-            vectors, rows, norms_of(vectors[rows]), table.signs, levels, table.codes[chosen], table.factors[chosen]
-        )
+        quantize_rows(rows, norms_of(rows), table.signs, levels, table.codes[chosen], table.factors[chosen])
     return table

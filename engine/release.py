@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -118,6 +118,20 @@ class Draft:
     def add_array(self, name: str, array: NDArray[Any]) -> None:
         """Write one array as `name`.npy. Raises PublishFailed."""
         self.add_file(f"{name}.npy", lambda path: _write_array(path, array))
+
+    def add_blocks(
+        self, name: str, dtype: type[np.generic], shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+    ) -> None:
+        """Write one array of this dtype and shape, whose rows come in blocks. Raises PublishFailed."""
+
+        def write(path: Path) -> None:
+            header = {"descr": npy_format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+            with path.open("wb") as file:
+                npy_format.write_array_header_1_0(file, header)
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block, dtype=dtype).data)
+
+        self.add_file(f"{name}.npy", write)
 
     def add_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the arrays of a table as `name`.<key>.npy."""

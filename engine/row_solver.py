@@ -28,12 +28,11 @@ from numba import boolean, float64, int64, njit
 from engine.prefetch import LINE_BYTES, prefetch
 from engine.signatures import (
     FASTMATH,
+    VECTORS_IN,
     float32_in,
     float32_out,
-    float32_rows_in,
     float32_rows_out,
     float64_out,
-    int16_rows_in,
     int32_in,
     int64_in,
 )
@@ -58,7 +57,7 @@ _AHEAD = 12
         float64(
             int32_in, float32_in, rows_in, float32_in, int64, int64, float32_rows_out, float32_out, float32_out,
         )
-        for rows_in in (float32_rows_in, int16_rows_in)
+        for rows_in in VECTORS_IN
     ],
     nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy",
 )  # fmt: skip
@@ -136,7 +135,7 @@ def _add_product(rows, n, weights, vector, out):  # type: ignore[no-untyped-def]
 @njit(
     [
         float64(int32_in, float32_in, rows_in, float32_in, int64, int64, float32_in, boolean, float32_out)
-        for rows_in in (float32_rows_in, int16_rows_in)
+        for rows_in in VECTORS_IN
     ],
     nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy",
 )  # fmt: skip
@@ -171,7 +170,7 @@ def add_entries(  # type: ignore[no-untyped-def]
             int64_in, int32_in, float32_in, rows_in, float32_in, float32_in,
             float64, float64, float64, int64, float64, int64, int64, float32_rows_out, float64_out,
         )
-        for rows_in in (float32_rows_in, int16_rows_in)
+        for rows_in in VECTORS_IN
     ],
     nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy",
 )  # fmt: skip
@@ -183,7 +182,7 @@ def solve_rows(  # type: ignore[no-untyped-def]
 
     indptr int64 (rows + 1,), indices int32 and values float32 (entries,): the rows' items, weights and targets.
     vectors (n_others, d) and spectrum float32 (d,): the other side in its Gram's eigenbasis; float32 with empty
-    row_scales, or int16 with row_scales float32 (n_others,), where vector r is row_scales[r] * vectors[r].
+    row_scales, or int16 or int8 with row_scales float32 (n_others,), where vector r is row_scales[r] * vectors[r].
     n_others int: all vectors of the other side, which lambda_row counts: it differs from len(vectors) only in a shard.
     out float32 (last - first, d): overwritten; a row without entries becomes exactly zero.
     sums float64 (4,): increased by the rows' parts of the objective, sum w (t - x'z)^2 over their entries,

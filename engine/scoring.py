@@ -1,7 +1,8 @@
 """Exact scores and their best k: the kernels that every returned score passes through.
 
 One kernel computes every score, whoever asks, so that a batch equals its singles and a scan equals a re-ranked search
-to the last bit. Held against the definition by tests/test_scoring.py.
+to the last bit. What it computes from codes and scales is the formula that bounds count with (docs/algorithm.md, "Exact
+scores and ties"). Held against the definition by tests/test_scoring.py.
 """
 
 from __future__ import annotations
@@ -10,26 +11,37 @@ import numpy as np
 from numba import float32, int64, njit, types
 from numpy.typing import NDArray
 
-from engine.signatures import FASTMATH, float32_in, float32_out, float32_rows_in, int32_in, int32_out, int64_out
+from engine.signatures import FASTMATH, VECTORS_IN, float32_in, float32_out, int32_in, int32_out, int64_out
+from engine.vector_table import Vectors, table_of
 
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """Rows and their scores, falling, ties to the smaller row."""
 
 
-@njit(float32(float32_in, float32_in), nogil=True, cache=True, fastmath=FASTMATH)
-def score_row(vector, query):  # type: ignore[no-untyped-def]
-    """vector . query in float32, both (d,)."""
+@njit(
+    [float32(codes_in, float32_in, int64, float32_in) for codes_in in VECTORS_IN],
+    nogil=True, cache=True, fastmath=FASTMATH,
+)  # fmt: skip
+def score_row(codes, scales, row, query):  # type: ignore[no-untyped-def]
+    """scales[row] * (codes[row] . query) in float32; without the scale where there are none, of float32 codes.
+
+    codes (n, d) and scales of an engine.vector_table.VectorTable, query float32 (d,).
+    """
+    vector = codes[row]
     total = np.float32(0)
     for k in range(len(query)):
-        total += vector[k] * query[k]
-    return total
+        total += np.float32(vector[k]) * query[k]
+    return scales[row] * total if len(scales) else total
 
 
-@njit((float32_rows_in, int32_in, float32_in, float32_out), nogil=True, cache=True, fastmath=FASTMATH)
-def score_rows(vectors, rows, query, out):  # type: ignore[no-untyped-def]
-    """out[i] = vectors[rows[i]] . query, in float32: vectors (n, d), rows (m,), query (d,), out (m,)."""
+@njit(
+    [(codes_in, float32_in, int32_in, float32_in, float32_out) for codes_in in VECTORS_IN],
+    nogil=True, cache=True, fastmath=FASTMATH,
+)  # fmt: skip
+def score_rows(codes, scales, rows, query, out):  # type: ignore[no-untyped-def]
+    """out[i] = score of rows[i]: codes, scales and query as in score_row, rows int32 (m,), out float32 (m,)."""
     for i in range(len(rows)):
-        out[i] = score_row(vectors[rows[i]], query)
+        out[i] = score_row(codes, scales, rows[i], query)
 
 
 @njit(int64(float32_in, int64_out), nogil=True, cache=True)
@@ -90,19 +102,23 @@ def insert(row, score, size, rows, scores):  # type: ignore[no-untyped-def]
 
 
 def best_of_rows(
-    vectors: NDArray[np.float32], rows: NDArray[np.int32], query: NDArray[np.float32], k: int
+    vectors: Vectors, rows: NDArray[np.int32], query: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k best of `rows` (ascending) by inner product: rows and exact scores, falling, ties to the smaller row."""
-    scores = np.empty(len(rows), dtype=np.float32)
-    score_rows(vectors, rows, query, scores)
+    scores = _scored(vectors, rows, query)
     best = np.empty(min(k, len(rows)), dtype=np.int64)
     best = best[: top_positions(scores, best)]
     return rows[best], scores[best]
 
 
-def ordered(vectors: NDArray[np.float32], rows: NDArray[np.int32], query: NDArray[np.float32]) -> Found:
+def ordered(vectors: Vectors, rows: NDArray[np.int32], query: NDArray[np.float32]) -> Found:
     """Rows in the order of their scores."""
-    scores = np.empty(len(rows), dtype=np.float32)
-    score_rows(vectors, rows, query, scores)
+    scores = _scored(vectors, rows, query)
     order = np.lexsort((rows, -scores))
     return rows[order], scores[order]
+
+
+def _scored(vectors: Vectors, rows: NDArray[np.int32], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    table, scores = table_of(vectors), np.empty(len(rows), dtype=np.float32)
+    score_rows(table.codes, table.scales, rows, query, scores)
+    return scores

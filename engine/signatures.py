@@ -23,10 +23,13 @@ bytes_blocks_in = types.Array(types.uint8, 3, "C", readonly=True)
 int8_rows_in = types.Array(types.int8, 2, "C", readonly=True)
 int16_rows_in = types.Array(types.int16, 2, "C", readonly=True)
 float32_rows_in = types.Array(types.float32, 2, "C", readonly=True)
+VECTORS_IN = (float32_rows_in, int16_rows_in, int8_rows_in)
+"""The codes of an engine.vector_table.VectorTable: kernels that read vectors are compiled for each."""
 
 bytes_rows_out = types.Array(types.uint8, 2, "C")
 bytes_blocks_out = types.Array(types.uint8, 3, "C")
 int8_out = types.Array(types.int8, 1, "C")
+int8_rows_out = types.Array(types.int8, 2, "C")
 int32_out = types.Array(types.int32, 1, "C")
 int64_out = types.Array(types.int64, 1, "C")
 int32_rows_out = types.Array(types.int32, 2, "C")

@@ -22,10 +22,11 @@ from engine.attributes import Attribute, Dates, Lists, add_attributes
 from engine.calibration import add_measured_index, canary_scores
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
-from engine.measurement import cart_queries, user_queries
+from engine.packing import Histories, carry
 from engine.plan import IndexPlan
 from engine.release import Draft
 from engine.repository import Repository
+from engine.vector_formats import FLOAT32
 
 ENCODER = {"unobserved_weight": 0.1, "regularization": 0.02, "regularization_exponent": 0.8}
 GOLDEN_ID = "20260101T000000.000Z-golden"
@@ -95,13 +96,10 @@ def small_shop(n_users=40, n_items=60, factors=8, seed=0):
     )
 
 
-def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=True, draft=None):  # noqa: B008 - frozen
+def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=True, draft=None, vectors=FLOAT32):  # noqa: B008 - frozen
     """Publish the shop as trainer.publishing would; returns the release's id."""
     encoder = RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER)
-    queries = {
-        "user": user_queries(shop.user_vectors, (shop.indptr, shop.indices)),
-        "cart": cart_queries(encoder, shop.carts),
-    }
+    histories = Histories(shop.indptr, shop.indices, shop.values)
     popularity = np.bincount(shop.indices, minlength=len(shop.item_ids)).astype(np.int32)
     with draft or repository.draft() as draft:
         draft.add_arrays("users/ids", IdTable.of(shop.user_ids).arrays())
@@ -113,14 +111,14 @@ def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=
         draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
         draft.add_array("items/available", shop.available)
         attributes = add_attributes(draft, shop.attributes)
-        draft.add_array("parts/0/user_vectors", shop.user_vectors)
-        draft.add_array("parts/0/item_vectors", shop.item_vectors)
-        draft.add_array("parts/0/spectrum", shop.spectrum)
+        carried = carry(draft, encoder, shop.user_vectors, histories, shop.carts, shop.available, vectors)
+        items, queries = carried.encoder.item_vectors, carried.queries
         draft.add_array("canaries/carts.indptr", shop.carts[0])
         draft.add_array("canaries/carts.indices", shop.carts[1])
-        draft.add_array("canaries/scores", canary_scores(shop.item_vectors, shop.available, queries["cart"]))
-        index = add_measured_index(draft, plan, shop.item_vectors, shop.available, queries, promised_recall)
-        return repository.publish(draft, _fields(shop, index, attributes), promote=promote)
+        draft.add_array("canaries/scores", canary_scores(items, shop.available, queries["cart"]))
+        index = add_measured_index(draft, plan, items, shop.available, queries, promised_recall)
+        packing = {} if carried.packing is None else {"packing": carried.packing}
+        return repository.publish(draft, _fields(shop, index, attributes, vectors) | packing, promote=promote)
 
 
 def lists_of(lists):
@@ -178,7 +176,7 @@ def _rows_of(lists):
     return starts, np.concatenate(lists).astype(np.int32)
 
 
-def _fields(shop, index, attributes):
+def _fields(shop, index, attributes, vectors):
     sizes = {"users": len(shop.user_ids), "items": len(shop.item_ids), "entries": len(shop.indices)}
     return {
         "sizes": {**sizes, "events": 2 * len(shop.indices)},
@@ -188,6 +186,7 @@ def _fields(shop, index, attributes):
                 "weight": 1.0,
                 "encoder": {"kind": "ridge", **ENCODER},
                 "memory": {"kind": "dense", "factors": shop.item_vectors.shape[1]},
+                "vectors": vectors,
             }
         ],
         "index": index,

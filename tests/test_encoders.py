@@ -8,17 +8,31 @@ import reference
 
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt
+from engine.vector_formats import FORMATS
+from engine.vector_table import VectorTable, table_of
 
 A0, REGULARIZATION, EXPONENT = 0.1, 0.02, 0.7
 
 
-@pytest.fixture
-def encoder():
-    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
-    values, rotation = np.linalg.eigh(vectors.astype(np.float64).T @ vectors)
-    return RidgeEncoder(
-        (vectors @ rotation).astype(np.float32), values.astype(np.float32), A0, REGULARIZATION, EXPONENT
-    )
+@pytest.fixture(params=FORMATS)
+def encoder(request):
+    """Over vectors with a diagonal Gram matrix; packed ones are whole numbers of the same scale, so that it is theirs
+    too."""
+    if request.param == "float32":
+        vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+        values, rotation = np.linalg.eigh(vectors.astype(np.float64).T @ vectors)
+        items = table_of((vectors @ rotation).astype(np.float32))
+        return RidgeEncoder(items, values.astype(np.float32), A0, REGULARIZATION, EXPONENT)
+    codes = np.tile(hadamard(), (5, 1)) * np.array([11, 7, 5, 3, 2, 1])
+    items = VectorTable(codes.astype(request.param), np.full(40, 0.1, dtype=np.float32))
+    spectrum = np.square(items[:].astype(np.float64)).sum(axis=0).astype(np.float32)
+    return RidgeEncoder(items, spectrum, A0, REGULARIZATION, EXPONENT)
+
+
+def hadamard():
+    """Six orthogonal columns of eight signs."""
+    two = np.array([[1, 1], [1, -1]])
+    return np.kron(two, np.kron(two, two))[:, 2:]
 
 
 @pytest.mark.parametrize("size", [1, 5, 6, 7, 40])
@@ -28,7 +42,7 @@ def test_a_bag_of_items_encodes_to_the_solution_of_its_normal_equations(encoder,
     values = generator.uniform(-1, 2, size).astype(np.float32)
     weights, targets = reference.dense(np.array([0, size]), rows, values, 40)
     penalty = reference.row_penalty(size, A0, REGULARIZATION, EXPONENT, 40)
-    expected = reference.solve_row(weights[0], targets[0], encoder.item_vectors, A0, penalty)
+    expected = reference.solve_row(weights[0], targets[0], encoder.item_vectors[:], A0, penalty)
     np.testing.assert_allclose(encoder.encode(rows, values), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -54,7 +68,7 @@ def test_the_shares_of_a_history_are_its_definition_and_add_up_to_each_score(enc
     values = generator.uniform(-1, 2, size).astype(np.float32)
     others = np.arange(0, 40, 3, dtype=np.int32)
     found = encoder.shares(rows, values, others)
-    vectors = encoder.item_vectors.astype(np.float64)
+    vectors = encoder.item_vectors[:].astype(np.float64)
     weights, targets = np.abs(values).astype(np.float64), values > 0
     penalty = reference.row_penalty(size, A0, REGULARIZATION, EXPONENT, 40)
     matrix = A0 * vectors.T @ vectors + penalty * np.eye(6) + vectors[rows].T @ (weights[:, np.newaxis] * vectors[rows])

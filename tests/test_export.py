@@ -19,7 +19,7 @@ from engine.calibration import rebuild_index
 from engine.cli import main
 from engine.errors import PublishFailed, ReleaseCorrupt, UsageError
 from engine.ids import IdTable
-from engine.parts import EXPORT_ROTATION, ITEM_VECTORS
+from engine.parts import EXPORT_ROTATION, ITEMS
 from engine.plan import IndexPlan
 from engine.queries import Repeat, Source, UserQuery
 from engine.release import Draft, Release
@@ -199,7 +199,7 @@ def test_a_release_from_before_there_were_rotations_is_exported_as_it_is(tmp_pat
     item_ids, items = read(tmp_path / "items.parquet")
     assert user_ids[:3] == ["ann", "борис", "陳"]
     assert {"чайник", "café ☕", "0123"} < set(item_ids)
-    np.testing.assert_array_equal(items, release.array(ITEM_VECTORS, np.float32, (16, 3)))
+    np.testing.assert_array_equal(items, release.array(ITEMS.codes, np.float32, (16, 3)))
 
 
 def test_a_file_in_many_batches_holds_what_one_in_a_single_batch_does(rotated_repository, tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def test_the_command_writes_both_files_and_a_line_for_each(rotated_repository, t
         f"{tmp_path / 'users.parquet'}: 40 users, vectors of 8, release {ROTATED_ID}",
     ]
     release = Release(rotated_repository.current_path())
-    turned = exported(release.array(ITEM_VECTORS, np.float32, (60, 8)), orthogonal(8).astype(np.float32))
+    turned = exported(release.array(ITEMS.codes, np.float32, (60, 8)), orthogonal(8).astype(np.float32))
     np.testing.assert_allclose(read(tmp_path / "items.parquet")[1], turned, rtol=1e-6)
 
 
@@ -276,7 +276,7 @@ def test_what_a_killed_export_was_writing_does_not_stay(small_repository, tmp_pa
     assert [each.name for each in tmp_path.iterdir()] == ["items.parquet"]
 
 
-@pytest.mark.parametrize("name", [ITEM_VECTORS, EXPORT_ROTATION, "items/ids.data"])
+@pytest.mark.parametrize("name", [ITEMS.codes, EXPORT_ROTATION, "items/ids.data"])
 def test_damaged_vectors_do_not_leave_the_program(rotated_repository, name, tmp_path):
     repository = Repository(shutil.copytree(rotated_repository.root, tmp_path / "releases"))
     path = repository.current_path() / f"{name}.npy"

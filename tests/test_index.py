@@ -13,6 +13,8 @@ from engine.index import APPROXIMATE_FILES, Index, add_index, discard_approximat
 from engine.plan import PRUNED, QUANTIZED, IndexPlan
 from engine.release import Draft
 from engine.scoring import best_of_rows, score_rows
+from engine.vector_formats import FORMATS
+from engine.vector_table import NO_SCALES, VectorTable, packed
 
 EXACT = IndexPlan(PRUNED, matrix_queries=16)
 APPROXIMATE = [
@@ -241,11 +243,14 @@ def edge_queries(name):
     return (np.abs(queries) if name == "negative scores only" else queries) * np.float32(EDGES[name][1])
 
 
+@pytest.mark.parametrize("vector_format", FORMATS)
 @pytest.mark.parametrize("sold_out", [False, True])
 @pytest.mark.parametrize("name", EDGES)
-def test_an_exact_search_is_a_scan_to_the_last_bit_and_the_last_tie(tmp_path, name, sold_out, availability):
+def test_an_exact_search_is_a_scan_to_the_last_bit_and_the_last_tie(
+    tmp_path, name, sold_out, availability, vector_format
+):
     """The kernel's scores are the definition here, since they are returned; equal ones fall to the smaller row."""
-    vectors, available = edge_vectors(name), availability if sold_out else None
+    vectors, available = packed(edge_vectors(name), vector_format), availability if sold_out else None
     index = open_index(tmp_path / "i", vectors, EXACT, available)
     excluded = np.array([0, 2, 17, 900], dtype=np.int32)
     for k in (1, 2, 10, 39, 40, 41):
@@ -256,7 +261,7 @@ def test_an_exact_search_is_a_scan_to_the_last_bit_and_the_last_tie(tmp_path, na
             assert batched[0].tolist() == rows.tolist()
             assert batched[1].tobytes() == scores.tobytes()
             own = np.empty(N, dtype=np.float32)
-            score_rows(vectors, np.arange(N, dtype=np.int32), query, own)
+            score_rows(vectors.codes, vectors.scales, np.arange(N, dtype=np.int32), query, own)
             allowed = np.ones(N, dtype=bool) if available is None else available.copy()
             allowed[excluded] = False
             expected = reference.best_rows(np.where(allowed, own, -np.inf), k)
@@ -264,10 +269,11 @@ def test_an_exact_search_is_a_scan_to_the_last_bit_and_the_last_tie(tmp_path, na
             assert scores.tolist() == own[expected].tolist()
 
 
+@pytest.mark.parametrize("vector_format", FORMATS)
 @pytest.mark.parametrize("name", EDGES)
-def test_scores_are_those_of_float64_within_rounding(tmp_path, name):
-    vectors = edge_vectors(name)
-    index = open_index(tmp_path / "i", vectors, EXACT)
+def test_scores_are_those_of_float64_within_rounding(tmp_path, name, vector_format):
+    table = packed(edge_vectors(name), vector_format)
+    index, vectors = open_index(tmp_path / "i", table, EXACT), table[:]
     for query in edge_queries(name):
         _, scores = index.search(query[np.newaxis], 10, [NOTHING])[0]
         _, expected = by_brute_force(vectors, query, 10)
@@ -366,6 +372,45 @@ def test_a_filter_is_answered_exactly_and_in_full_by_every_plan(indexes, which, 
         assert alone[1].tobytes() == scores.tobytes()
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("vector_format", ["int16", "int8"])
+def test_rows_whose_scores_differ_by_less_than_the_rounding_are_found_as_a_scan_finds_them(
+    tmp_path, vector_format, seed
+):
+    """All rows are one row, but for a scale that is off by an ulp and codes that nearly cancel: bounds have no slack
+    but what they allow for rounding."""
+    generator = np.random.default_rng(seed)
+    factors, most = int(generator.choice([8, 64, 300])), np.iinfo(vector_format).max
+    codes = np.repeat(generator.integers(-most, most + 1, size=(1, factors)), N, axis=0)
+    codes += generator.integers(-1, 2, size=codes.shape) * (generator.random((N, 1)) < 0.3)
+    scales = (np.float32(0.01) * (1 + generator.integers(-2, 3, size=N) * 2.0**-23)).astype(np.float32)
+    table = VectorTable(np.clip(codes, -most, most).astype(vector_format), scales)
+    index = open_index(tmp_path / "i", table, EXACT)
+    queries = np.concatenate([table[:8], generator.normal(size=(8, factors)).astype(np.float32)])
+    for query, many in zip(queries, index.search(queries, 20, [NOTHING] * 16), strict=True):
+        expected = scanned(table, query, 20)
+        for rows, scores in (many, index.search(query[np.newaxis], 20, [NOTHING])[0]):
+            assert rows.tolist() == expected[0].tolist()
+            assert scores.tobytes() == expected[1].tobytes()
+
+
+@pytest.mark.parametrize("vector_format", ["int16", "int8"])
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.factory not in ("HNSW4",)], ids=str)
+def test_every_plan_answers_over_packed_vectors_with_their_exact_scores(tmp_path, plan, vector_format, monkeypatch):
+    monkeypatch.setattr("engine.faiss_search._ADDED_AT_ONCE", 500)
+    monkeypatch.setattr("engine.faiss_search._MOST_TRAINED", 900)
+    generator = np.random.default_rng(13)
+    table = packed(generator.normal(size=(6000, FACTORS)).astype(np.float32), vector_format)
+    queries = generator.normal(size=(30, FACTORS)).astype(np.float32)
+    index = open_index(tmp_path / "i", table, plan)
+    assert recalls(index, queries, 10, [NOTHING] * 30).mean() > 0.5
+    for query in queries:
+        rows, scores = index.search(query[np.newaxis], 10, [NOTHING])[0]
+        own = np.empty(10, dtype=np.float32)
+        score_rows(table.codes, table.scales, rows, query, own)
+        assert scores.tobytes() == own.tobytes()
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_sixteen_queries_at_once_are_answered_exactly_by_every_plan(tmp_path, plan):
     generator = np.random.default_rng(12)
@@ -409,7 +454,7 @@ def test_fewer_deviations_find_less_and_scores_are_exact_all_the_same(tmp_path, 
         found.append(recalls(index, queries, 20, [NOTHING] * 100).mean())
         rows, scores = index.search(queries[:1], 20, [NOTHING])[0]
         own = np.empty(20, dtype=np.float32)
-        score_rows(vectors, rows, queries[0], own)
+        score_rows(vectors, NO_SCALES, rows, queries[0], own)
         assert scores.tobytes() == own.tobytes()
     assert found[0] < found[1] < found[2] == 1.0
 

@@ -20,6 +20,7 @@ import pytest
 from pyarrow import parquet
 
 from engine.attributes import read_attributes
+from engine.calibration import rebuild_index
 from engine.cli import main
 from engine.client import Client
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible
@@ -30,6 +31,7 @@ from engine.queries import SimilarQuery, Source, UserQuery
 from engine.release import Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
+from engine.vector_table import packed
 from trainer.errors import ColumnMissing, EventsUnreadable, FoldInImpossible, ItemsError, MemoryShort, NothingLeft
 from trainer.export import exported
 from trainer.new_items import fold_events_in
@@ -194,8 +196,26 @@ def test_a_stored_history_folds_in_to_the_stored_vector(folded):
 def test_the_items_stand_in_their_eigenbasis_with_its_spectrum(folded):
     part = DensePart.of(folded.release.manifest)
     encoder = part.encoder(folded.release)
-    gram = encoder.item_vectors.astype(np.float64).T @ encoder.item_vectors
+    items = encoder.item_vectors[:]
+    gram = items.astype(np.float64).T @ items
     np.testing.assert_allclose(gram, np.diag(encoder.spectrum), atol=1e-5 * encoder.spectrum[0])
+
+
+def test_folding_in_keeps_the_format_of_the_vectors(store, releases):
+    rebuild_index(releases, releases.current(), IndexPlan(), 0.9, promote=True, vectors="int16")
+    base = Release(releases.current_path())
+    release = fold(releases, store.folder / "since.csv")
+    old, part = DensePart.of(base.manifest), DensePart.of(release.manifest)
+    assert part.vectors == "int16"
+    assert part.n_items > old.n_items
+    assert release.manifest["packing"]["to"] == "int16"
+    before, after = old.item_vectors(base)[:], part.item_vectors(release)[: old.n_items]
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=2e-4 * np.abs(before @ before.T).max())
+    encoder, users = part.encoder(release), part.user_vectors(release)
+    histories = read_histories(release).by_user
+    for row in range(len(users)):
+        np.testing.assert_array_equal(packed(encoder.encode(*histories.row(row))[np.newaxis], "int16")[0], users[row])
+    Snapshot.open(releases.current_path())
 
 
 def test_popularity_and_its_order_count_the_new_entries(folded):

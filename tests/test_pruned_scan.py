@@ -8,6 +8,8 @@ import reference
 
 from engine.pruned_scan import BLOCK, search_one, take_products
 from engine.pruned_table import build_table, underflow
+from engine.vector_formats import FORMATS
+from engine.vector_table import VectorTable, table_of
 
 NOTHING = np.empty(0, dtype=np.int32)
 ALL = np.empty(0, dtype=np.bool_)
@@ -20,11 +22,18 @@ def whole_vectors(n, d, seed=0):
     return vectors
 
 
+def as_table(vectors, vector_format):
+    """Whole numbers as codes of any format, with scales of 1."""
+    if vector_format == "float32":
+        return table_of(vectors)
+    return VectorTable(vectors.astype(vector_format), np.ones(len(vectors), dtype=np.float32))
+
+
 def searched(vectors, query, k, allowed=ALL, excluded=NOTHING):
     rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
-    d = vectors.shape[1]
+    table, d = table_of(vectors), vectors.shape[1]
     size = search_one(
-        vectors, *build_table(vectors).arrays().values(), query,
+        table.codes, table.scales, *build_table(table).arrays().values(), query,
         np.float32(underflow(d)), allowed, excluded, rows, scores,
     )  # fmt: skip
     return rows[:size].tolist(), scores[:size].tolist()
@@ -39,12 +48,13 @@ def expected(vectors, query, k, allowed=ALL, excluded=NOTHING):
     return rows, scores[rows].tolist()
 
 
+@pytest.mark.parametrize("vector_format", FORMATS)
 @pytest.mark.parametrize("d", [3, 8, 20])
 @pytest.mark.parametrize("k", [1, 7, BLOCK, 150])
-def test_one_query_finds_the_best_rows_in_order(d, k):
+def test_one_query_finds_the_best_rows_in_order(d, k, vector_format):
     vectors = whole_vectors(150, d)
     for query in whole_vectors(5, d, seed=1):
-        assert searched(vectors, query, k) == expected(vectors, query, k)
+        assert searched(as_table(vectors, vector_format), query, k) == expected(vectors, query, k)
 
 
 def test_rows_that_are_not_allowed_or_excluded_are_passed_over():
@@ -64,20 +74,22 @@ def test_a_score_that_is_no_number_is_never_found():
     assert len(rows) == 69
 
 
-def test_products_from_elsewhere_find_the_same_rows():
+@pytest.mark.parametrize("vector_format", FORMATS)
+def test_products_from_elsewhere_find_the_same_rows(vector_format):
     vectors, queries = whole_vectors(150, 12), whole_vectors(6, 12, seed=4)
     allowed = np.random.default_rng(5).random(150) < 0.7
     excluded = [np.arange(i, 150, 9 + i, dtype=np.int32) for i in range(6)]
     starts = np.concatenate([[0], np.cumsum([len(rows) for rows in excluded])]).astype(np.int64)
     rows, scores = np.empty((6, 10), dtype=np.int32), np.empty((6, 10), dtype=np.float32)
     sizes, margins = np.zeros(6, dtype=np.int64), np.full(6, 0.5, dtype=np.float32)
+    table = as_table(vectors, vector_format)
     for first in range(0, 150, 40):
         block = np.arange(first, min(first + 40, 150), dtype=np.int32)[::-1].copy()
         for chosen in (np.array([0, 2, 4]), np.array([1, 3, 5])):
             products = queries[chosen] @ vectors[block].T + np.float32(0.25)
             take_products(
-                products, block, vectors, queries, chosen, margins, allowed, np.concatenate(excluded), starts,
-                rows, scores, sizes,
+                products, block, table.codes, table.scales, queries, chosen, margins, allowed, np.concatenate(excluded),
+                starts, rows, scores, sizes,
             )  # fmt: skip
     for i, query in enumerate(queries):
         wanted = expected(vectors, query, 10, allowed, excluded[i])

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from engine.pruned_scan import BLOCK, HEAD_STEP, SEGMENT
 from engine.pruned_table import PrunedTable, build_table, head_length, rounding
 from engine.scoring import score_rows
+from engine.vector_formats import FORMATS
+from engine.vector_table import packed
 
 
 def vectors_of(n, d, seed=0, scale=1.0):
@@ -76,13 +78,18 @@ def test_the_norms_of_a_block_are_the_largest_from_there_on():
     assert (np.diff(table.block_norms, axis=0) <= 0).all()
 
 
-@given(st.integers(0, 2**32), st.sampled_from([1, 3, 8, 20, 64, 200, 300]), st.sampled_from([1e-35, 1e-18, 1.0, 1e18]))
-def test_no_bound_is_below_the_score_that_it_stands_for(seed, d, scale):
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([1, 3, 8, 20, 64, 200, 300]),
+    st.sampled_from([1e-35, 1e-18, 1.0, 1e18]),
+    st.sampled_from(FORMATS),
+)
+def test_no_bound_is_below_the_score_that_it_stands_for(seed, d, scale, vector_format):
     generator = np.random.default_rng(seed)
-    vectors, query = vectors_of(100, d, seed, scale), generator.normal(size=d).astype(np.float32)
+    vectors, query = packed(vectors_of(100, d, seed, scale), vector_format), generator.normal(size=d).astype(np.float32)
     table = build_table(vectors)
     scores = np.empty(100, dtype=np.float32)
-    score_rows(vectors, table.order, query, scores)
+    score_rows(vectors.codes, vectors.scales, table.order, query, scores)
     whole = np.zeros(max(d, table.head))
     whole[:d] = query
     head, tail = whole[: table.head], whole[table.head :]
@@ -97,7 +104,7 @@ def test_no_bound_is_below_the_score_that_it_stands_for(seed, d, scale):
 def test_blocks_of_rows_are_entered_alike_wherever_they_begin(monkeypatch):
     vectors = vectors_of(1000, 24)
     whole = build_table(vectors).arrays()
-    monkeypatch.setattr("engine.pruned_table._ROWS_AT_ONCE", 128)
+    monkeypatch.setattr("engine.pruned_table.ROWS_AT_ONCE", 128)
     for name, array in build_table(vectors).arrays().items():
         np.testing.assert_array_equal(array, whole[name])
 

@@ -12,6 +12,8 @@ from engine.pruned_table import build_table
 from engine.quantized_scan import LEVELS, SPREADS, fill_tables, patterns_of, search_codes
 from engine.quantized_table import QuantizedTable, build_quantized, require_quantizable, turned_length
 from engine.rotation import rotate
+from engine.vector_formats import FORMATS
+from engine.vector_table import packed, table_of
 
 ALL, NOTHING = np.empty(0, dtype=np.bool_), np.empty(0, dtype=np.int32)
 N = 80 if config.DISABLE_JIT else 700
@@ -41,12 +43,14 @@ def decoded(table, bits):
 
 
 def searched(vectors, bits, query, k, deviations=1.0, reach=1.0, allowed=ALL, excluded=NOTHING):
-    exact = build_table(vectors)
-    table = build_quantized(vectors, exact, bits)
+    own = table_of(vectors)
+    exact = build_table(own)
+    table = build_quantized(own, exact, bits)
     rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
     size = search_codes(
-        vectors, exact.order, exact.block_norms, table.codes, table.factors, table.signs, patterns_of(bits), query,
-        np.float32(deviations * SPREADS[bits]), np.float32(reach), allowed, excluded, rows, scores,
+        own.codes, own.scales, exact.order, exact.block_norms, table.codes, table.factors, table.signs,
+        patterns_of(bits), query, np.float32(deviations * SPREADS[bits]), np.float32(reach), allowed, excluded,
+        rows, scores,
     )  # fmt: skip
     return size, rows[: max(size, 0)].tolist(), scores[: max(size, 0)]
 
@@ -104,17 +108,20 @@ def test_a_querys_tables_hold_the_products_with_the_levels_of_every_code(bits):
     assert tables.max() <= 63
 
 
+@pytest.mark.parametrize("vector_format", FORMATS)
 @pytest.mark.parametrize("bits", [1, 2])
 @pytest.mark.parametrize("k", [1, 10, 2 * N])
-def test_with_many_deviations_the_answer_is_that_of_a_scan(bits, k):
+def test_with_many_deviations_the_answer_is_that_of_a_scan(bits, k, vector_format):
     vectors = some_vectors()
     vectors[5] = vectors[9]
+    table = packed(vectors, vector_format)
+    vectors = table[:]
     allowed = np.random.default_rng(1).random(N) < 0.7
     excluded = np.arange(0, N, 9, dtype=np.int32)
     for query in some_vectors(5, seed=2):
         scores = vectors.astype(np.float64) @ query
         scores[~allowed] = scores[excluded] = -np.inf
-        _, rows, found = searched(vectors, bits, query, k, deviations=8.0, allowed=allowed, excluded=excluded)
+        _, rows, found = searched(table, bits, query, k, deviations=8.0, allowed=allowed, excluded=excluded)
         assert rows == reference.best_rows(scores, k)
         np.testing.assert_allclose(found, scores[rows], rtol=1e-4, atol=1e-5)
 

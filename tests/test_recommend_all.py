@@ -20,7 +20,7 @@ from small_release import DISLIKES_USER, EVERYTHING_USER, SOLD_OUT_ROWS, publish
 
 from engine.cli import main
 from engine.errors import PublishFailed, ReleaseCorrupt
-from engine.parts import USER_VECTORS
+from engine.parts import USERS
 from engine.plan import IndexPlan
 from engine.queries import Repeat, Source, UserQuery
 from engine.release import Release
@@ -308,7 +308,7 @@ def test_an_output_that_is_a_file_is_refused(small_repository, tmp_path):
 
 
 def test_a_damaged_release_answers_nobody(repository, tmp_path):
-    path = repository.current_path() / f"{USER_VECTORS}.npy"
+    path = repository.current_path() / f"{USERS.codes}.npy"
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)

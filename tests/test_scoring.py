@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.scoring import best_of_rows, score_rows, top_positions
+from engine.vector_formats import FORMATS
+from engine.vector_table import NO_SCALES, packed
 
 scores_lists = st.lists(
     st.one_of(st.floats(-3, 3, width=32), st.sampled_from([0.0, 1.0, -math.inf, math.nan])), max_size=60
@@ -29,19 +32,33 @@ def test_scores_are_inner_products_of_the_asked_rows():
     query = generator.normal(size=7).astype(np.float32)
     rows = np.array([29, 0, 5, 5], dtype=np.int32)
     out = np.empty(4, dtype=np.float32)
-    score_rows(vectors, rows, query, out)
+    score_rows(vectors, NO_SCALES, rows, query, out)
     np.testing.assert_allclose(out, vectors[rows].astype(np.float64) @ query, rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_scores_the_same_bits_whatever_rows_stand_around_it():
+@pytest.mark.parametrize("vector_format", ["int16", "int8"])
+@pytest.mark.parametrize("d", [1, 7, 300])
+def test_scores_of_packed_rows_are_those_of_what_they_stand_for_within_the_rounding(vector_format, d):
+    generator = np.random.default_rng(d)
+    table = packed(generator.normal(size=(30, d)).astype(np.float32), vector_format)
+    query = generator.normal(size=d).astype(np.float32)
+    out = np.empty(30, dtype=np.float32)
+    score_rows(table.codes, table.scales, np.arange(30, dtype=np.int32), query, out)
+    exact = table.codes.astype(np.float64) * table.scales.astype(np.float64)[:, np.newaxis]
+    allowed = 1.01 * (d + 1) * 2.0**-24 * (np.abs(exact) @ np.abs(query.astype(np.float64)))
+    assert (np.abs(out - exact @ query) <= allowed).all()
+
+
+@pytest.mark.parametrize("vector_format", FORMATS)
+def test_a_row_scores_the_same_bits_whatever_rows_stand_around_it(vector_format):
     generator = np.random.default_rng(1)
-    vectors = generator.normal(size=(50, 129)).astype(np.float32)
+    table = packed(generator.normal(size=(50, 129)).astype(np.float32), vector_format)
     query = generator.normal(size=129).astype(np.float32)
     everything = np.empty(50, dtype=np.float32)
-    score_rows(vectors, np.arange(50, dtype=np.int32), query, everything)
+    score_rows(table.codes, table.scales, np.arange(50, dtype=np.int32), query, everything)
     for row in range(50):
         alone = np.empty(1, dtype=np.float32)
-        score_rows(vectors, np.array([row], dtype=np.int32), query, alone)
+        score_rows(table.codes, table.scales, np.array([row], dtype=np.int32), query, alone)
         assert alone[0] == everything[row]
 
 

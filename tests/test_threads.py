@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from engine.processor import resolved_threads
 from trainer import threads
-from trainer.threads import Threads, resolved_threads
+from trainer.threads import Threads
 
 
 @pytest.mark.parametrize(("count", "n"), [(1, 5), (2, 0), (3, 2), (4, 1000)])

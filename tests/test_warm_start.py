@@ -17,7 +17,7 @@ from benchmarks import warm_start as benchmark
 from engine.cli import main
 from engine.errors import ReleaseCorrupt, ReleaseNotFound, UsageError
 from engine.ids import IdTable
-from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, DensePart
+from engine.parts import EXPORT_ROTATION, ITEMS, DensePart
 from engine.release import Release
 from engine.repository import Repository
 from trainer import early_stopping, warm_start
@@ -135,7 +135,7 @@ def test_vectors_of_another_length_are_refused_with_what_to_do(small_repository)
 
 
 def test_a_damaged_release_is_nothing_to_start_from_and_no_reason_to_fail_in_the_end(repository, caplog):
-    flip(repository.current_path() / f"{ITEM_VECTORS}.npy")
+    flip(repository.current_path() / f"{ITEMS.codes}.npy")
     with pytest.raises(ReleaseCorrupt, match="changed or damaged"):
         release_to_start_from(repository, "live", 8)
     assert live_release(repository, 8) is None

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from engine.signatures import FASTMATH, float32_out, float32_rows_out, int16_rows_out
+from engine.vector_table import NO_SCALES, pack_rows
 from trainer.scratch import Empty
 from trainer.threads import Threads
 
@@ -26,9 +25,7 @@ GRAM_BLOCKS = 32
 """At most so many sums over blocks of rows are held at a time."""
 ROTATION_FLOATS = 1 << 18
 """Rows rotated at a time, in elements: 1 MiB of scratch."""
-_LARGEST = np.iinfo(np.int16).max
-_NOTHING = np.float32(1e-33)
-"""A row without a larger element is rounded to zero: its scale would be too small for float32."""
+_LARGEST = np.float32(np.iinfo(np.int16).max)
 
 
 @dataclass(frozen=True)
@@ -68,14 +65,14 @@ def gram_blocks(n_rows: int) -> int:
 
 def standing(vectors: NDArray[np.float32], spectrum: NDArray[np.float32]) -> Table:
     """A table of float32 vectors that stand in their eigenbasis already, as those of a release: nothing is rotated."""
-    return Table(vectors, np.empty(0, dtype=np.float32), spectrum, np.eye(vectors.shape[1], dtype=np.float32))
+    return Table(vectors, NO_SCALES, spectrum, np.eye(vectors.shape[1], dtype=np.float32))
 
 
 def rotated(vectors: NDArray[np.float32], gram_matrix: NDArray[np.float64], pool: Threads) -> Table:
     """A table of float32 vectors, rotated in place to the eigenvectors of their Gram matrix, the largest first."""
     rotation, spectrum = _eigenbasis(gram_matrix)
     rotate(vectors, rotation, pool)
-    return Table(vectors, np.empty(0, dtype=np.float32), spectrum, rotation)
+    return Table(vectors, NO_SCALES, spectrum, rotation)
 
 
 def packed(
@@ -86,7 +83,7 @@ def packed(
     table = Table(empty(vectors.shape, np.int16), np.empty(len(vectors), dtype=np.float32), spectrum, rotation)
 
     def block(start: int, stop: int) -> None:
-        _pack(vectors[start:stop] @ rotation, table.vectors[start:stop], table.row_scales[start:stop])
+        pack_rows(vectors[start:stop] @ rotation, _LARGEST, table.vectors[start:stop], table.row_scales[start:stop])
 
     _over_blocks(block, vectors, pool)
     return table
@@ -111,19 +108,3 @@ def _eigenbasis(gram_matrix: NDArray[np.float64]) -> tuple[NDArray[np.float32], 
     eigenvalues, eigenvectors = np.linalg.eigh(gram_matrix)
     rotation = np.ascontiguousarray(eigenvectors[:, ::-1], dtype=np.float32)
     return rotation, np.maximum(eigenvalues[::-1], 0.0).astype(np.float32)
-
-
-@njit((float32_rows_out, int16_rows_out, float32_out), nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
-def _pack(rows, out, row_scales):  # type: ignore[no-untyped-def]
-    """Round each row to 16 bits, its largest element in size to 32767."""
-    n, d = rows.shape
-    for r in range(n):
-        row, target = rows[r], out[r]
-        largest = np.float32(0)
-        for k in range(d):
-            largest = max(largest, abs(row[k]))
-        row_scales[r] = largest / np.float32(_LARGEST)
-        inverse = np.float32(_LARGEST) / largest if largest > _NOTHING else np.float32(0)
-        for k in range(d):
-            scaled = row[k] * inverse
-            target[k] = np.int16(np.int32(scaled + np.float32(0.5) if scaled >= 0 else scaled - np.float32(0.5)))

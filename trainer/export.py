@@ -20,8 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from engine.errors import UsageError
 from engine.ids import IdTable, StringTable
-from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS, DensePart
+from engine.parts import EXPORT_ROTATION, ITEMS, USERS, DensePart, TableNames
 from engine.release import Release
+from engine.vector_table import VectorTable
 from trainer.parquet_files import ids_of_range, replacing
 from trainer.warm_start import Previous
 
@@ -117,18 +118,23 @@ def export_items(release: Release, path: Path) -> str:
     Raises ReleaseError before the file is touched; PublishFailed where it cannot be written, and then leaves it alone.
     """
     part = DensePart.of(release.manifest)
-    release.verified_path(f"{ITEM_VECTORS}.npy")
+    _verify(release, part, ITEMS)
     return _write(release, path, "item", part.n_items, part.item_vectors(release), part.export_rotation(release))
 
 
 def export_users(release: Release, path: Path) -> str:
     """Write `user_id` and `vector` of every user, as `export_items` does."""
     part = DensePart.of(release.manifest)
-    release.verified_path(f"{USER_VECTORS}.npy")
+    _verify(release, part, USERS)
     return _write(release, path, "user", part.n_users, part.user_vectors(release), part.export_rotation(release))
 
 
-def _write(release: Release, path: Path, side: str, n: int, vectors: Vectors, rotation: Vectors | None) -> str:
+def _verify(release: Release, part: DensePart, names: TableNames) -> None:
+    for name in names.stored(part.vectors):
+        release.verified_path(f"{name}.npy")
+
+
+def _write(release: Release, path: Path, side: str, n: int, vectors: VectorTable, rotation: Vectors | None) -> str:
     """One Parquet file, a row group a batch, beside its name and then renamed."""
     tables = [f"{side}s/ids.data", f"{side}s/ids.offsets"]
     for name in [*tables, EXPORT_ROTATION] if rotation is not None else tables:

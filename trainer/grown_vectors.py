@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from engine.ids import IdTable
 from engine.row_solver import EXACT
+from engine.vector_table import VectorTable, table_of
 from trainer.eigenbasis import Table, gram, rotate, rotated, standing
 from trainer.errors import TrainingDiverged
 from trainer.fold_in import fold_in
@@ -41,9 +42,9 @@ PASSES = 5
 
 @dataclass(frozen=True)
 class Trained:
-    """Vectors of a release, float32 (users, d) and (items, d) in the eigenbasis of the items, and its penalty."""
+    """Vectors of a release, (users, d) and float32 (items, d) in the eigenbasis of the items, and its penalty."""
 
-    user_vectors: Vectors
+    user_vectors: Vectors | VectorTable
     item_vectors: Vectors
     spectrum: Vectors
     penalty: Penalty
@@ -102,7 +103,10 @@ def _known_by_now(
     In the basis of the release's items; zero where there are no such entries.
     """
     users = np.zeros((growth.by_user.n_rows, trained.item_vectors.shape[1]), dtype=np.float32)
-    users[: len(trained.user_vectors)] = trained.user_vectors
+    start = 0
+    for block in table_of(trained.user_vectors).blocks():
+        users[start : start + len(block)] = block
+        start += len(block)
     rows = among_first(growth.by_user.selected(growth.changed), len(trained.item_vectors))
     changed = np.empty((len(growth.changed), users.shape[1]), dtype=np.float32)
     with _naming("user", user_ids, growth.changed):

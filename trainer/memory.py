@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.processor import resolved_threads
 from engine.row_solver import RESIDENT_FLOATS
 from trainer.eigenbasis import ROTATION_FLOATS, gram_blocks
 from trainer.errors import MemoryShort
 from trainer.interactions import Interactions
 from trainer.options import AlsOptions
-from trainer.threads import resolved_threads
 
 _FLOAT_BYTES = 4
 _PACKED_BYTES = 2

@@ -26,6 +26,7 @@ from engine.parts import DensePart
 from engine.plan import IndexPlan
 from engine.release import Release
 from engine.repository import Repository
+from engine.vector_table import VectorTable
 from trainer.als import Embeddings
 from trainer.errors import FoldInImpossible
 from trainer.export import align
@@ -108,6 +109,7 @@ def fold_events_in(
         plan=plan,
         promised_recall=promised_recall,
         promote=promote,
+        vectors=part.vectors,
         index_seconds=seconds,
         progress=progress,
         alignment=align(read_previous(base.release), item_ids, table.vectors),
@@ -138,7 +140,8 @@ class _Base:
         """Its vectors and penalty."""
         part, encoder = self.part, self.part.encoder(self.release)
         penalty = Penalty(part.unobserved_weight, part.regularization, part.regularization_exponent)
-        return Trained(part.user_vectors(self.release), encoder.item_vectors, encoder.spectrum, penalty)
+        items = part.item_vectors(self.release)[:]
+        return Trained(part.user_vectors(self.release), items, encoder.spectrum, penalty)
 
     def options(self) -> AlsOptions:
         """Those that a manifest repeats."""
@@ -146,6 +149,7 @@ class _Base:
             factors=self.part.factors,
             regularization=self.part.regularization,
             regularization_exponent=self.part.regularization_exponent,
+            threads=self.recipe.threads,
         )
 
 
@@ -178,7 +182,7 @@ def _entries(base: _Base, interactions: Interactions, is_new: NDArray[np.bool_])
     )
 
 
-def _is_not_zero(vectors: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _is_not_zero(vectors: VectorTable, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Whether the vector of each row has an element that is not zero; False for the row -1."""
     found = np.zeros(len(rows), dtype=np.bool_)
     for start in range(0, len(rows), _LOOKED_AT):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.configuration import option
 from engine.errors import UsageError
+from engine.vector_formats import FLOAT32, FORMATS
 
 if TYPE_CHECKING:
     from trainer.cleaning import Cleaning
@@ -186,6 +187,11 @@ class TrainOptions(AlsOptions, EventOptions):
     )
     warm_start: str | None = option(
         "start from the item vectors of this release, an id or 'live'; fewer --epochs will do", None, metavar="RELEASE"
+    )
+    vectors: str = option(
+        "what the release carries vectors in: float32, or codes of 16 or 8 bits, a half or a quarter as large",
+        FLOAT32,
+        choices=FORMATS,
     )
     promote: bool = option("make the release live", True)
 

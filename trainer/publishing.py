@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attributes import Attribute, add_attributes
-from engine.calibration import add_measured_index, canary_scores
+from engine.calibration import CANARY_SCORES, add_measured_index, canary_scores
 from engine.ids import IdTable
 from engine.index_progress import SILENCE, IndexProgress
-from engine.measurement import MAX_QUERIES, Bags, bags_of, cart_queries, user_queries
-from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, USER_VECTORS
+from engine.measurement import MAX_QUERIES, Bags, bags_of
+from engine.packing import Histories, carry, told
+from engine.parts import EXPORT_ROTATION
 from engine.plan import IndexPlan
 from engine.release import Draft
 from engine.repository import Repository
+from engine.vector_formats import FLOAT32
 from trainer.als import Embeddings
 from trainer.export import Alignment
 from trainer.interactions import Csr, Interactions
 from trainer.items import Items
+
+_log = logging.getLogger("nearcart")
 
 _MAX_SAMPLED_CART = 60
 
@@ -52,6 +57,7 @@ def publish_release(
     promised_recall: float,
     configuration: Mapping[str, Any],
     promote: bool,
+    vectors: str = FLOAT32,
     index_seconds: float = 0.0,
     progress: IndexProgress = SILENCE,
     alignment: Alignment | None = None,
@@ -80,6 +86,7 @@ def publish_release(
         plan=plan,
         promised_recall=promised_recall,
         promote=promote,
+        vectors=vectors,
         index_seconds=index_seconds,
         progress=progress,
         alignment=alignment,
@@ -95,35 +102,33 @@ def publish_contents(
     plan: IndexPlan,
     promised_recall: float,
     promote: bool,
+    vectors: str,
     index_seconds: float,
     progress: IndexProgress,
     alignment: Alignment | None,
 ) -> str:
     """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
 
-    `fields` of the manifest are those that say where the release comes from. With an alignment, the release's vectors
+    `fields` of the manifest are those that say where the release comes from; `vectors` is the format to carry them in.
+    With an alignment, the release's vectors
     are exported through its rotation, otherwise as they are.
     """
-    options, by_user, carts = embeddings.options, contents.by_user, contents.carts
-    queries = {
-        "user": user_queries(embeddings.user_vectors, (by_user.indptr, by_user.indices)),
-        "cart": cart_queries(embeddings.encoder(), carts),
-    }
+    options, by_user, carts, available = embeddings.options, contents.by_user, contents.carts, contents.available
+    histories = Histories(by_user.indptr, by_user.indices, by_user.values)
     with repository.draft() as draft:
         _add_users(draft, contents)
         attributes = _add_items(draft, contents)
-        draft.add_array(USER_VECTORS, embeddings.user_vectors)
-        draft.add_array(ITEM_VECTORS, embeddings.item_vectors)
-        draft.add_array("parts/0/spectrum", embeddings.spectrum)
+        carried = carry(
+            draft, embeddings.encoder(), embeddings.user_vectors, histories, carts, available, vectors, options.threads
+        )
+        items, queries = carried.encoder.item_vectors, carried.queries
         if alignment is not None:
             draft.add_array(EXPORT_ROTATION, alignment.rotation)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array("canaries/scores", canary_scores(embeddings.item_vectors, contents.available, queries["cart"]))
-        index = add_measured_index(
-            draft, plan, embeddings.item_vectors, contents.available, queries, promised_recall, index_seconds, progress
-        )
-        written = {
+        draft.add_array(CANARY_SCORES, canary_scores(items, available, queries["cart"]))
+        index = add_measured_index(draft, plan, items, available, queries, promised_recall, index_seconds, progress)
+        written: dict[str, Any] = {
             "sizes": {
                 "users": len(contents.user_ids),
                 "items": len(contents.item_ids),
@@ -141,11 +146,15 @@ def publish_contents(
                         "regularization_exponent": options.regularization_exponent,
                     },
                     "memory": {"kind": "dense", "factors": options.factors},
+                    "vectors": vectors,
                 }
             ],
             "index": index,
             "attributes": attributes,
         }
+        if carried.packing is not None:
+            written["packing"] = carried.packing
+            _log.info("%s", told(written))
         if alignment is not None:
             written["aligned_to"] = alignment.release_id
         return repository.publish(draft, {**written, **fields}, promote=promote)

@@ -7,20 +7,13 @@ without, 2 threads). Checked by tests/test_threads.py.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
+from engine.processor import resolved_threads
+
 _LOOK_SECONDS = 0.1
 """Between looks at how far the work is, while somebody wants to be told."""
-
-
-def resolved_threads(threads: int) -> int:
-    """The number of threads that `threads` means; 0 means every processor this process may use."""
-    if threads:
-        return threads
-    # Where the system can bind a process to processors (Linux), a container's share is smaller than the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Threads(ThreadPoolExecutor):

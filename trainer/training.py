@@ -81,6 +81,7 @@ def train_release(options: TrainOptions) -> str:
             promised_recall=options.recall,
             configuration=as_mapping(options),
             promote=options.promote,
+            vectors=options.vectors,
             index_seconds=options.index_seconds,
             progress=progress,
             alignment=alignment,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from engine.errors import ReleaseError, UsageError
 from engine.ids import IdTable, slots_for
-from engine.parts import EXPORT_ROTATION, ITEM_VECTORS, DensePart
+from engine.parts import EXPORT_ROTATION, ITEMS, DensePart
 from engine.release import Release
 from engine.repository import Repository
+from engine.vector_table import Vectors
 from trainer.als import random_items
 from trainer.interactions import Csr, Interactions
 from trainer.options import AlsOptions
@@ -36,14 +37,14 @@ _COMPARED_USERS = 1 << 16
 
 @dataclass(frozen=True)
 class Previous:
-    """What is taken from an earlier release: ids and vectors of its items, memory-mapped, float32 (n_items, d).
+    """What is taken from an earlier release: ids and vectors of its items, memory-mapped, (n_items, d).
 
     `export_rotation` float32 (d, d) is what its vectors were multiplied by when they were exported; None: as they are.
     """
 
     release_id: str
     item_ids: IdTable
-    item_vectors: NDArray[np.float32]
+    item_vectors: Vectors
     export_rotation: NDArray[np.float32] | None
 
     @property
@@ -55,7 +56,7 @@ class Previous:
 def read_previous(release: Release) -> Previous:
     """Read what a release hands on, after comparing SHA-256. Raises ReleaseCorrupt, ReleaseIncompatible."""
     part = DensePart.of(release.manifest)
-    names = ["items/ids.data", "items/ids.offsets", "items/ids.slots", ITEM_VECTORS]
+    names = ["items/ids.data", "items/ids.offsets", "items/ids.slots", *ITEMS.stored(part.vectors)]
     for name in [*names, EXPORT_ROTATION] if release.has(EXPORT_ROTATION) else names:
         release.verified_path(f"{name}.npy")
     ids = release.table("items/ids", part.n_items, n_slots=slots_for(part.n_items))
