@@ -34,9 +34,11 @@ BATCHES = (16, 64, 256, 1024)
 _DEVIATIONS = (-1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 _MOST_FACTORS = 2048
 """Of codes of one bit; of two it is half."""
-_REACH_SHARES = (0.15, 0.45)
-"""Of the rows that a search may miss, those that may be missed because they point too closely where a query does."""
-_RESERVE = 0.25
+_REACH_SHARES = (0.05, 0.2)
+"""Of the rows that a search may miss, those that may be missed because they point too closely where a query does. Such
+rows come many at a time, with a few odd queries, which a sample may lack: with .15 and .45 one of 36 promises of .99
+was broken (.9888, carts of one item of completejourney)."""
+_RESERVE = 0.4
 """Of what a search may miss, tuning leaves so much over: half of the queries are not all."""
 _NEVER = 1 << 20
 _MOST_TRIALS = 16

@@ -39,10 +39,10 @@ def test_rows_stand_by_falling_norm_and_equal_ones_in_their_own_order():
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 16, 17, 64, 100, 128, 512])
-def test_the_head_has_all_coordinates_in_steps_and_256_at_most(d):
+def test_the_head_has_all_coordinates_in_steps_and_384_at_most(d):
     assert head_length(d) % HEAD_STEP == 0
-    assert min(256, d) <= head_length(d) < d + HEAD_STEP
-    assert head_length(d) <= 256
+    assert min(384, d) <= head_length(d) < d + HEAD_STEP
+    assert head_length(d) <= 384
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-42, 1e30])
