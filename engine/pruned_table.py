@@ -24,8 +24,8 @@ _ZERO = 128
 """What is added to the codes of heads, which products want unsigned."""
 _MOST_HEAD = 384
 """Heads cost little by the instruction of engine.byte_products: with 128 factors a head of all of them takes .8 and .55
-of the time of half of them (Gowalla, completejourney). With 512 a head of 384 takes 1 and .65 of the time of 256 for
-users, .6 to .95 for carts; one of 512 is slower than 384 in seven of eight cases."""
+of the time of half of them (Gowalla, completejourney). With 512 a head of 384 takes 1 to 1.2 and .6 of the time of 256
+for users, .6 to 1.3 for carts, mostly less than 1; one of 512 is slower than 384 in seven of eight cases."""
 
 Read = Callable[[str, type[np.generic], tuple[int | None, ...]], NDArray[Any]]
 """Reads the array of a name, a dtype and a shape, as engine.release.Release.array does."""

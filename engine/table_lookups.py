@@ -4,8 +4,8 @@ A row has one code of four bits for each group of its coordinates, a query a tab
 row's sum is that of the entries that its codes name. Byte shuffles look up one group of 64 rows at once (F. André,
 A.-M. Kermarrec, N. Le Scouarnec, "Cache locality is not enough: high-performance nearest neighbor search with product
 quantization fast scan", PVLDB 9(4), 2015): with AVX-512 BW in one instruction, with AVX2 in two. On other processors
-numba compiles the definition, some ten times slower. All ways give the same sums, in integers. For 641 blocks of 64
-rows and 128 groups the first takes 75 us. Held against the definition by tests/test_table_lookups.py.
+numba compiles the definition. All ways give the same sums, in integers. For 641 blocks of 64 rows and 128 groups they
+take 85, 104 and 3,000 us. Held against the definition by tests/test_table_lookups.py.
 """
 
 from __future__ import annotations
