@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from engine.choice import BATCHES, Candidate, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
 from engine.frontier_plot import frontier_plot
-from engine.index import APPROXIMATE_FILES, TABLE, Index, add_index, discard_approximate
+from engine.index import APPROXIMATE_FILES, TABLE, Index, add_index, check_plan, discard_approximate
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import (
     Bags,
@@ -67,7 +67,8 @@ def add_measured_index(
         if plan.factory == AUTO:
             tried = choose(draft, item_vectors, available, kinds, promised_recall, seconds, progress)
         # What half of the queries judged well may fall on all of them; exact search, the last resort, cannot.
-        for planned in [each.plan for each in tried if each.kept] or [plan]:
+        planned_in_turn = [each.plan for each in tried if each.kept] or [plan]
+        for planned in planned_in_turn:
             progress.begins(f"building and measuring {planned}")
             discard_approximate(draft)
             add_index(draft, item_vectors, planned)
@@ -76,7 +77,7 @@ def add_measured_index(
                 plan = replace(plan, matrix_queries=fewest_in_blocks(draft, item_vectors, plan, kinds))
             index = Index(draft, item_vectors, plan, available)
             chosen = candidate(index, plan, kinds, promised_recall, 0.0, 0)
-            if chosen.kept:
+            if chosen.kept or planned == planned_in_turn[-1]:
                 progress.ends()
                 break
             progress.expects(1)
@@ -162,6 +163,7 @@ def rebuild_index(
     release = Release(repository.path(release_id))
     manifest = dict(release.manifest)
     part = DensePart.of(manifest)
+    check_plan(plan, part.factors)
     wanted = part.vectors if vectors is None else vectors
     require_no_finer(release_id, part.vectors, wanted)
     encoder, users = part.encoder(release), part.user_vectors(release)

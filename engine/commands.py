@@ -267,6 +267,11 @@ class Index:
         """Publish and print the new release's id and measurements. Raises ReleaseError, SearchError, TrainerError."""
         if self.check and self.fold_in:
             raise UsageError("--check builds nothing, and --fold-in publishes a release: give one of them")
+        if self.check and (self.factory != "auto" or self.search_parameters):
+            raise UsageError(
+                "--check measures the index that the release has, against what it promised: leave --factory and "
+                "--search-parameters away, or --check"
+            )
         if self.vectors is not None and (self.check or self.fold_in):
             raise UsageError(
                 "--vectors rebuilds a release in another format, --check builds nothing and --fold-in keeps its "

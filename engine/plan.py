@@ -68,7 +68,7 @@ class IndexPlan:
             raise self._unsupported("it is exact: expected none")
         names = [name for name, _ in self._pairs()]
         if self.bits and (len(set(names)) < len(names) or not set(names) <= set(_OWN)):
-            raise self._unsupported(f"expected {DEVIATIONS}=D, {REACH}=R or both")
+            raise self._unsupported(f"expected {DEVIATIONS}=D, {REACH}=R or both, each once and without spaces")
         if self.bits:
             for name in _OWN:
                 self._own_number(name)
@@ -96,7 +96,7 @@ class IndexPlan:
 
     def _unsupported(self, expected: str) -> IndexUnsupported:
         return IndexUnsupported(
-            f"the index {self.factory!r} has no search parameters {self.search_parameters!r}; {expected}"
+            f"the index {self.factory!r} does not take the search parameters {self.search_parameters!r}; {expected}"
         )
 
     def _pairs(self) -> list[tuple[str, str]]:

@@ -286,3 +286,21 @@ def test_what_falls_below_the_promise_on_all_queries_together_is_followed_by_the
     assert any("below the promise on all queries together" in line for line in told)
     assert draft.size_bytes(*APPROXIMATE_FILES) == 0
     assert len({line.partition(" of ")[0] for line in told}) == int(told[-1].split()[2].rstrip(":"))
+
+
+def test_rebuilding_with_parameters_that_auto_does_not_have_builds_nothing(large_repository):
+    before = names_of_everything(large_repository)
+    with pytest.raises(IndexUnsupported, match="'auto' does not take the search parameters 'deviations=99'"):
+        rebuild_index(large_repository, large_repository.current(), IndexPlan(AUTO, "deviations=99"), 0.9, promote=True)
+    assert names_of_everything(large_repository) == before
+
+
+def test_an_index_that_was_named_and_misses_is_the_last_step(tmp_path):
+    draft, vectors, available = small_draft(tmp_path)
+    told = []
+    with pytest.raises(RecallNotReached):
+        add_measured_index(
+            draft, IndexPlan("Quantized1", "deviations=-8"), vectors, available, {"user": some_queries(60)}, 0.99,
+            progress=IndexLines(told.append),
+        )  # fmt: skip
+    assert [line.partition(":")[0] for line in told] == ["1 of 1"]

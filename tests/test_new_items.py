@@ -483,6 +483,8 @@ def test_an_attribute_of_an_unknown_kind_is_refused(releases, store, monkeypatch
     [
         (["--check", "--fold-in", "x.csv"], "--check builds nothing, and --fold-in publishes a release"),
         (["--items", "x.csv"], "--items says what is known of new items: give it with --fold-in"),
+        (["--check", "--factory", "HNSW32"], "--check measures the index that the release has"),
+        (["--check", "--search-parameters", "reach=1"], "--check measures the index that the release has"),
     ],
 )
 def test_flags_that_do_not_go_together_are_wrong_usage(trained, flags, told, capsys):
