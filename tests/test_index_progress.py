@@ -130,8 +130,8 @@ def test_a_quiet_command_says_nothing(terminal):
 
 
 def test_a_failed_build_leaves_no_bar_behind(terminal, repository):
+    plan = IndexPlan("IVF4096,Flat")  # more lists than there are items
     with pytest.raises(IndexUnsupported), index_progress(Steps()) as progress:
-        plan = IndexPlan("IVF4096,Flat")  # more lists than there are items
         rebuild_index(repository, repository.current(), plan, 0.99, promote=False, progress=progress)
     assert "building and measuring IVF4096,Flat" in terminal.getvalue()
     assert terminal.getvalue().endswith(f"{SHOW_CURSOR}\r{UP_AND_CLEAR}")
