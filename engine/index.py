@@ -18,7 +18,7 @@ from engine.errors import ReleaseCorrupt
 from engine.faiss_search import FaissSearch, build_faiss, check_faiss_plan
 from engine.plan import AUTO, IndexPlan
 from engine.pruned_search import PrunedSearch
-from engine.pruned_table import PrunedTable, Read, build_table
+from engine.pruned_table import PrunedTable, Read, StoredArrays, build_table
 from engine.quantized_search import QuantizedSearch
 from engine.quantized_table import QuantizedTable, build_quantized, require_quantizable
 from engine.recall import recall_of
@@ -64,8 +64,7 @@ def add_table(draft: Draft, vectors: Vectors) -> None:
     """Build what every index of vectors (n, d) holds into a draft, unless it is there. Raises PublishFailed."""
     if draft.has(f"{TABLE}/{PrunedTable.names()[0]}"):
         return
-    for name, array in build_table(vectors).arrays().items():
-        draft.add_array(f"{TABLE}/{name}", array)
+    _store(draft, TABLE, build_table(vectors))
 
 
 def add_index(draft: Draft, vectors: Vectors, plan: IndexPlan) -> None:
@@ -73,9 +72,7 @@ def add_index(draft: Draft, vectors: Vectors, plan: IndexPlan) -> None:
     check_plan(plan, vectors.shape[1])
     add_table(draft, vectors)
     if plan.bits:
-        table = build_quantized(vectors, _table(draft, vectors), plan.bits)
-        for name, array in table.arrays().items():
-            draft.add_array(f"{QUANTIZED_TABLE}/{name}", array)
+        _store(draft, QUANTIZED_TABLE, build_quantized(vectors, _table(draft, vectors), plan.bits))
     elif not plan.is_exact:
         draft.add_file(INDEX_FILE, lambda path: build_faiss(vectors, plan, path))
 
@@ -201,6 +198,11 @@ def _table(files: Files, vectors: Vectors) -> PrunedTable:
     if len(table.order) and not (table.order.min() >= 0 and table.order.max() < len(vectors)):
         raise ReleaseCorrupt(f"the index names rows outside the {len(vectors):,} of the release")
     return table
+
+
+def _store(draft: Draft, directory: str, table: StoredArrays) -> None:
+    for name, array in table.arrays().items():
+        draft.add_array(f"{directory}/{name}", array)
 
 
 def _reader(files: Files, directory: str) -> Read:

@@ -32,7 +32,21 @@ Read = Callable[[str, type[np.generic], tuple[int | None, ...]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class PrunedTable:
+class StoredArrays:
+    """A table whose fields are arrays, each stored under its name."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the arrays, in this order."""
+        return tuple(field.name for field in fields(cls))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All of them by name."""
+        return {name: getattr(self, name) for name in self.names()}
+
+
+@dataclass(frozen=True)
+class PrunedTable(StoredArrays):
     """n rows of d coordinates in blocks of 64, b blocks; rows behind the last one are zeros.
 
     order int32 (n,): rows by falling norm. block_norms float32 (b, 3): the largest norm of a row, of its head and of
@@ -58,15 +72,6 @@ class PrunedTable:
     def head(self) -> int:
         """Coordinates of the head, a multiple of HEAD_STEP; more than d where d is small."""
         return STEP_COORDINATES * int(self.head_codes.shape[1])
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Of the arrays, in this order."""
-        return tuple(field.name for field in fields(cls))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in self.names()}
 
     @classmethod
     def read(cls, read: Read, n: int, d: int) -> PrunedTable:

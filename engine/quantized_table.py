@@ -6,14 +6,13 @@ tests/test_quantized_scan.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexUnsupported, ReleaseCorrupt
-from engine.pruned_table import PrunedTable, Read, norms_of
+from engine.pruned_table import PrunedTable, Read, StoredArrays, norms_of
 from engine.quantized_scan import GROUP_BITS, LEVELS, quantize_rows
 from engine.rotation import ROUNDS, random_signs
 from engine.table_lookups import MOST_GROUPS, ROWS, STEP
@@ -25,7 +24,7 @@ _ROWS_AT_ONCE = 256 * ROWS
 
 
 @dataclass(frozen=True)
-class QuantizedTable:
+class QuantizedTable(StoredArrays):
     """n rows of d coordinates, turned to D, in b blocks of 64; rows behind the last one are zeros.
 
     codes uint8 (b, D bits / 8, 64), as engine.table_lookups reads them; factors float32 (b, 64): f of
@@ -35,15 +34,6 @@ class QuantizedTable:
     codes: NDArray[np.uint8]
     factors: NDArray[np.float32]
     signs: NDArray[np.float32]
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Of the arrays, in this order."""
-        return tuple(field.name for field in fields(cls))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in self.names()}
 
     @classmethod
     def read(cls, read: Read, n: int, d: int, bits: int) -> QuantizedTable:
