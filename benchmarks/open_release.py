@@ -30,8 +30,11 @@ from benchmarks.raw_rows import write_rows
 from engine.calibration import add_measured_index, canary_scores
 from engine.encoders import RidgeEncoder
 from engine.ids import IdTable, StringTable
+from engine.index import Index
+from engine.kinds import ByKind
 from engine.measurement import cart_queries
 from engine.plan import IndexPlan
+from engine.recommender import DenseMemory, Recommender
 from engine.repository import Repository
 
 _FACTORS, _ITEMS, _DIGITS = 2, 1_000, 9
@@ -99,7 +102,8 @@ def _publish(repository: Repository, n_users: int) -> Path:
     spectrum = np.square(vectors, dtype=np.float64).sum(axis=0).astype(np.float32)
     available = np.ones(_ITEMS, dtype=bool)
     carts = (np.arange(0, 41, 2, dtype=np.int64), np.arange(40, dtype=np.int32))
-    queries = {"cart": cart_queries(RidgeEncoder(vectors, spectrum, **_ENCODER), carts)}
+    encoder = RidgeEncoder(vectors, spectrum, **_ENCODER)
+    queries = {"cart": cart_queries(encoder, carts)}
     popularity = np.full(_ITEMS, n_users // _ITEMS, dtype=np.int32)
     with repository.draft() as draft:
         draft.add_arrays("users/ids", IdTable.over(_numbers(n_users)).arrays())
@@ -116,9 +120,16 @@ def _publish(repository: Repository, n_users: int) -> Path:
         draft.add_array("parts/0/user_vectors", user_vectors)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array("canaries/scores", canary_scores(vectors, available, queries["cart"]))
         index = add_measured_index(draft, IndexPlan(), vectors, available, queries, 0.99)
-        part = {"encoder": {"kind": "ridge", **_ENCODER}, "memory": {"kind": "dense", "factors": _FACTORS}}
+        exact = Index(draft, vectors, IndexPlan(), available)
+        dense = DenseMemory("als", ByKind(1, 1), encoder, user_vectors, exact)
+        draft.add_array("canaries/scores", canary_scores(Recommender(dense, [], available), carts))
+        part = {
+            "name": "als",
+            "weight": 1.0,
+            "encoder": {"kind": "ridge", **_ENCODER},
+            "memory": {"kind": "dense", "factors": _FACTORS},
+        }
         sizes = {"users": n_users, "items": _ITEMS, "entries": n_users}
         fields = {"sizes": sizes, "parts": [part], "index": index, "attributes": []}
         return repository.path(repository.publish(draft, fields, promote=True))

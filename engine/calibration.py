@@ -16,25 +16,29 @@ from threadpoolctl import threadpool_limits
 
 from engine.choice import BATCHES, Candidate, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
+from engine.evidence import Evidence
 from engine.frontier_plot import frontier_plot
+from engine.histories import Histories
 from engine.index import APPROXIMATE_FILES, TABLE, Index, add_index, check_plan, discard_approximate
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import (
     Bags,
     Measured,
     Queries,
+    bag,
     batch_microseconds,
     cart_queries,
     measure,
     parts_of,
     user_queries,
 )
-from engine.packing import Histories, carry
+from engine.packing import carry
 from engine.parts import ITEMS, SPECTRUM, USERS, DensePart
 from engine.plan import AUTO, IndexPlan
+from engine.recommender import DenseMemory, Recommender
 from engine.release import INDEX_PICTURE, Draft, Release
 from engine.repository import Repository
-from engine.scoring import best_of_rows
+from engine.sparse_part import read_sparse_parts
 from engine.vector_formats import require_no_finer
 from engine.vector_table import Vectors
 
@@ -109,14 +113,13 @@ def _require(found: Measured, promised_recall: float, kind: str, plan: IndexPlan
         )
 
 
-def canary_scores(item_vectors: Vectors, available: NDArray[np.bool_], carts: Queries) -> NDArray[np.float32]:
+def canary_scores(recommender: Recommender, carts: Bags) -> NDArray[np.float32]:
     """The best scores of the first few carts, by scan: float32 (canaries, length). A snapshot must repeat them."""
     found = []
-    for vector, cart in zip(carts.vectors[:N_CANARIES], carts.excluded, strict=False):
-        allowed = available.copy()
-        allowed[cart] = False
-        allowed_rows = np.flatnonzero(allowed).astype(np.int32)
-        found.append(best_of_rows(item_vectors, allowed_rows, vector, CANARY_LENGTH)[1])
+    for i in range(min(N_CANARIES, len(carts[0]) - 1)):
+        cart = bag(carts, i)
+        query = recommender.query(Evidence.of_rows(cart), "cart")
+        found.append(recommender.scan(query, CANARY_LENGTH, cart)[1])
     length = min((len(scores) for scores in found), default=0)
     return np.array([scores[:length] for scores in found], dtype=np.float32).reshape(len(found), length)
 
@@ -166,7 +169,8 @@ def rebuild_index(
     check_plan(plan, part.factors)
     wanted = part.vectors if vectors is None else vectors
     require_no_finer(release_id, part.vectors, wanted)
-    encoder, users = part.encoder(release), part.user_vectors(release)
+    encoder = part.encoder(release)
+    users: Vectors = part.user_vectors(release)
     histories, carts = _bags(release, "users/history"), _bags(release, "canaries/carts")
     available = release.array("items/available", np.bool_, (part.n_items,))
     left_out = (*APPROXIMATE_FILES, INDEX_PICTURE, *(_OF_VECTORS if wanted != part.vectors else ()))
@@ -181,13 +185,17 @@ def rebuild_index(
             for name in (*ITEMS.stored(part.vectors), *USERS.stored(part.vectors), SPECTRUM):
                 release.verified_path(f"{name}.npy")
             carried = carry(draft, encoder, users, Histories(*histories, values), carts, available, wanted)
-            encoder, queries = carried.encoder, dict(carried.queries)
-            draft.add_array(CANARY_SCORES, canary_scores(encoder.item_vectors, available, queries["cart"]))
-            manifest["parts"] = [{**manifest["parts"][0], "vectors": wanted}]
+            encoder, users, queries = carried.encoder, carried.users, dict(carried.queries)
+            manifest["parts"] = [{**manifest["parts"][0], "vectors": wanted}, *manifest["parts"][1:]]
             manifest["packing"] = carried.packing
         index = add_measured_index(
             draft, plan, encoder.item_vectors, available, queries, promised_recall, seconds, progress
         )
+        if wanted != part.vectors:
+            exact = Index(draft, encoder.item_vectors, IndexPlan(), available)
+            dense = DenseMemory(part.name, part.weight, encoder, users, exact)
+            recommender = Recommender(dense, read_sparse_parts(release), available)
+            draft.add_array(CANARY_SCORES, canary_scores(recommender, carts))
         written = ("format_version", "release_id", "program", "created_at", "files", "checksum")
         fields = {key: value for key, value in manifest.items() if key not in written}
         fields |= {"index": index, "index_of": release_id}

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexUnsupported
-from engine.index import APPROXIMATE_FILES, Files, Index, add_index, add_table, discard_approximate
+from engine.index import APPROXIMATE_FILES, Index, add_index, add_table, discard_approximate
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import Measured, Queries, alone_microseconds, batch_microseconds, measure
 from engine.plan import QUANTIZED, IndexPlan
 from engine.pruned_table import norms_of
 from engine.release import Draft
+from engine.stored_arrays import Files
 from engine.vector_table import Vectors
 
 _FEWEST_ITEMS = 10_000

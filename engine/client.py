@@ -61,7 +61,10 @@ Response = TypeVar("Response")
 
 @dataclass(frozen=True)
 class Recommendations:
-    """One answer: items, best first, with their scores; `titles` is as long where it was asked for, otherwise empty."""
+    """One answer: items, best first, with their scores; `titles` is as long where it was asked for, otherwise empty.
+
+    Where they were asked for, `shares` says for each item what each of `share_item_ids` gives to its score.
+    """
 
     item_ids: tuple[str, ...]
     scores: tuple[float, ...]
@@ -69,6 +72,17 @@ class Recommendations:
     release_id: str
     unknown_item_ids: tuple[str, ...] = ()
     titles: tuple[str, ...] = ()
+    share_item_ids: tuple[str, ...] = ()
+    shares: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """A part of a recommender, and what its scores count for users and for carts."""
+
+    name: str
+    user_weight: float
+    cart_weight: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class ReleaseInfo:
     n_items: int
     format_version: int
     metrics: Mapping[str, float]
+    parts: tuple[PartInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,8 @@ class Client:
         titles: bool = False,
         filter: Filter | None = None,
         allowed_item_ids: Sequence[str] = (),
+        without_parts: Sequence[str] = (),
+        shares: bool = False,
     ) -> Recommendations:
         """What should this user see next?"""
         request = self._request(
@@ -146,6 +163,8 @@ class Client:
             include_titles=titles,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            without_parts=without_parts,
+            include_shares=shares,
         )
         return _one(self._ask(self._stub.RecommendForUser, request))
 
@@ -163,6 +182,8 @@ class Client:
         allowed_item_ids: Sequence[str] = (),
         quantities: Sequence[int] = (),
         history_weight: float = 0.0,
+        without_parts: Sequence[str] = (),
+        shares: bool = False,
     ) -> Recommendations:
         """What goes with this cart?"""
         request = self._request(
@@ -176,6 +197,8 @@ class Client:
             include_titles=titles,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            without_parts=without_parts,
+            include_shares=shares,
             quantities=quantities,
             history_weight=history_weight,
         )
@@ -190,6 +213,8 @@ class Client:
         titles: bool = False,
         filter: Filter | None = None,
         allowed_item_ids: Sequence[str] = (),
+        without_parts: Sequence[str] = (),
+        shares: bool = False,
     ) -> Recommendations:
         """Which items are like this one?"""
         request = self._request(
@@ -200,6 +225,8 @@ class Client:
             include_titles=titles,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            without_parts=without_parts,
+            include_shares=shares,
         )
         return _one(self._ask(self._stub.RecommendSimilarItems, request))
 
@@ -213,6 +240,7 @@ class Client:
         strict: bool = False,
         filter: Filter | None = None,
         allowed_item_ids: Sequence[str] = (),
+        without_parts: Sequence[str] = (),
     ) -> list[Recommendations]:
         """What should each of these users see next? Answers in their order."""
         request = self._request(
@@ -224,6 +252,7 @@ class Client:
             strict=strict,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            without_parts=without_parts,
         )
         return list(_many(self._ask(self._stub.BatchRecommendForUsers, request), [()] * len(user_ids)))
 
@@ -238,6 +267,7 @@ class Client:
         filter: Filter | None = None,
         allowed_item_ids: Sequence[str] = (),
         history_weight: float = 0.0,
+        without_parts: Sequence[str] = (),
     ) -> list[Recommendations]:
         """What goes with each of these carts? Answers in their order."""
         request = self._request(
@@ -252,6 +282,7 @@ class Client:
             strict=strict,
             filter=filter,
             allowed_item_ids=allowed_item_ids,
+            without_parts=without_parts,
             history_weight=history_weight,
         )
         response = self._ask(self._stub.BatchRecommendForCarts, request)
@@ -267,11 +298,12 @@ class Client:
             n_items=response.item_count,
             format_version=response.format_version,
             metrics=dict(response.metrics),
+            parts=tuple(PartInfo(part.name, part.user_weight, part.cart_weight) for part in response.parts),
         )
 
     def _request(self, kind: Callable[..., Request], **fields: Any) -> Request:
         for name, value in fields.items():
-            many = name.endswith("_ids")
+            many = name.endswith(("_ids", "_parts"))
             if many and (isinstance(value, str) or not all(isinstance(each, str) for each in value)):
                 raise ClientError(f"{name}: found {value!r}, expected a list of ids, each a str")
             if name.endswith("_id") and not isinstance(value, str | None):
@@ -300,7 +332,14 @@ def _one(
         release_id=response.release_id,
         unknown_item_ids=tuple(response.unknown_item_ids),
         titles=tuple(response.titles),
+        share_item_ids=tuple(response.share_item_ids),
+        shares=_rows(response.shares, len(response.share_item_ids)),
     )
+
+
+def _rows(numbers: Sequence[float], length: int) -> tuple[tuple[float, ...], ...]:
+    """Flat numbers, so many to a row."""
+    return tuple(tuple(numbers[start : start + length]) for start in range(0, len(numbers), max(1, length)))
 
 
 def _many(

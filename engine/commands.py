@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("nearcart")
 
+_SHOWN_SHARES = 3
+"""Items of a cart or history that are named beside each answer."""
 _RELEASES_HELP = "directory of releases"
 _DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -111,6 +114,8 @@ class Query:
     repeat: str | None = option(
         "items the user already has: default never for users, mix for carts", None, choices=("never", "mix", "only")
     )
+    without: tuple[str, ...] = option("parts of the recommender that are not to count, by name", (), metavar="PART")
+    shares: bool = option("show what each item of the cart or history gives to each score", False)
     strict: bool = option("fail for unknown users and items instead of answering with popular items", False)
     address: str = option("the server", _DEFAULT_ADDRESS, metavar="HOST:PORT")
     timeout_seconds: float = option("longest wait for the answer", 10.0, metavar="S", minimum=0.001)
@@ -144,6 +149,8 @@ class Query:
             "allowed_item_ids": self.allowed,
             "filter": None if self.filter is None else from_json(self.filter),
             "titles": True,
+            "without_parts": self.without,
+            "shares": self.shares,
         }
         if self.kind == "similar":
             return client.similar_items(self.ids[0], **common)
@@ -162,16 +169,25 @@ def as_table(answer: Recommendations) -> str:
     """An answer for people: place, score, id and title, and what was unknown."""
     width = max((len(item_id) for item_id in answer.item_ids), default=0)
     titles = answer.titles or ("",) * len(answer.item_ids)
-    lines = [
-        f"{place:>4}  {score:>10.4f}  {item_id:<{width}}  {title}".rstrip()
-        for place, (item_id, score, title) in enumerate(
-            zip(answer.item_ids, answer.scores, titles, strict=True), start=1
-        )
-    ]
+    lines = []
+    for place, (item_id, score, title) in enumerate(zip(answer.item_ids, answer.scores, titles, strict=True), start=1):
+        lines.append(f"{place:>4}  {score:>10.4f}  {item_id:<{width}}  {title}".rstrip())
+        if answer.shares:
+            lines.append(f"{'':>4}  {'':>10}  {_strongest(answer.share_item_ids, answer.shares[place - 1])}")
     lines.append(f"{len(answer.item_ids)} items, source {answer.source.value}, release {answer.release_id}")
     if answer.unknown_item_ids:
         lines.append(f"unknown items: {', '.join(answer.unknown_item_ids)}")
     return "\n".join(lines)
+
+
+def _strongest(item_ids: Sequence[str], shares: Sequence[float]) -> str:
+    """What gives most to a score, and the rest as one."""
+    pairs = sorted(zip(item_ids, shares, strict=True), key=lambda pair: -pair[1])
+    told = [f"{item_id} {share:.4f}" for item_id, share in pairs[:_SHOWN_SHARES]]
+    rest = pairs[_SHOWN_SHARES:]
+    if rest:
+        told.append(f"{len(rest)} others {sum(share for _, share in rest):.4f}")
+    return "from " + ", ".join(told)
 
 
 @dataclass(frozen=True, kw_only=True)

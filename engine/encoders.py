@@ -1,7 +1,8 @@
 """Query encoders: what turns a history or a cart into the vector that the index is asked with.
 
 An encoder and an item memory make one part of a recommender. `RidgeEncoder` is the exact row solve of ALS training, by
-the same kernel, so a user's stored history encodes to the user's stored vector.
+the same kernel, so a user's stored history encodes to the user's stored vector. `BagEncoder` is for sparse memories.
+Checked by tests/test_encoders.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ReleaseCorrupt
+from engine.evidence import Evidence, require_rows
+from engine.kinds import ByKind, Kind
 from engine.row_solver import EXACT, solve_rows
+from engine.sparse_memory import Bag, Rows, SparseMemory
 from engine.vector_table import Vectors, table_of
 
 
@@ -86,7 +90,35 @@ class RidgeEncoder:
         return shares
 
 
-def require_rows(rows: NDArray[np.int32], n_items: int) -> None:
-    """Raises ReleaseCorrupt for rows that are no items, as a damaged file may name; kernels would read elsewhere."""
-    if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < n_items):
-        raise ReleaseCorrupt(f"a history or cart names item rows outside the {n_items:,} of the release")
+@dataclass(frozen=True)
+class BagEncoder:
+    """Evidence as a weighted bag of items, for a memory whose rows are items: w (1 + age)^-recency, where w is above 0.
+
+    Negative feedback gives nothing. Of longer evidence the `newest` items count (ties in age: all of the tied or the
+    smaller rows), so that the cost of a query is bounded.
+    """
+
+    recency: ByKind
+    newest: int
+
+    def encode(self, evidence: Evidence, kind: Kind) -> Bag:
+        """The bag of evidence, whose rows are items of the release."""
+        kept, recency = evidence.weights > 0, self.recency.of(kind)
+        rows, weights, ages = evidence.rows, evidence.weights, evidence.ages
+        if not kept.all():
+            rows, weights, ages = rows[kept], weights[kept], ages[kept]
+        if len(rows) > self.newest:
+            chosen = np.sort(np.argsort(ages, kind="stable")[: self.newest])
+            rows, weights, ages = rows[chosen], weights[chosen], ages[chosen]
+        if recency:
+            weights = weights * (np.float32(1) + ages.astype(np.float32)) ** np.float32(-recency)
+        return Bag(rows, weights)
+
+    def shares(self, evidence: Evidence, kind: Kind, memory: SparseMemory, of_rows: Rows) -> NDArray[np.float64]:
+        """What each item of the evidence gives to the scores of the items `of_rows`, float64 (k, m)."""
+        bag = self.encode(evidence, kind)
+        shares = np.zeros((len(of_rows), len(evidence.rows)))
+        columns = np.searchsorted(evidence.rows, bag.rows)
+        for column, row, weight in zip(columns.tolist(), bag.rows.tolist(), bag.weights.tolist(), strict=True):
+            shares[:, column] = weight * memory.weights_of(row, of_rows)
+        return shares

@@ -8,8 +8,6 @@ bits, or a FAISS index. Kept honest by tests/test_index.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +16,13 @@ from engine.errors import ReleaseCorrupt
 from engine.faiss_search import FaissSearch, build_faiss, check_faiss_plan
 from engine.plan import AUTO, IndexPlan
 from engine.pruned_search import PrunedSearch
-from engine.pruned_table import PrunedTable, Read, StoredArrays, build_table
+from engine.pruned_table import PrunedTable, build_table
 from engine.quantized_search import QuantizedSearch
 from engine.quantized_table import QuantizedTable, build_quantized, require_quantizable
 from engine.recall import recall_of
 from engine.release import INDEX_FILE, Draft
 from engine.scoring import Found, best_of_rows
+from engine.stored_arrays import Files, reader
 from engine.vector_table import Vectors, table_of
 
 TABLE = "index"
@@ -35,19 +34,6 @@ APPROXIMATE_FILES = (f"{QUANTIZED_TABLE}/", INDEX_FILE)
 _SCAN_SHARE = 8
 """Where fewer than n / 8 rows are allowed they are scored one by one: pruning has no high score to compare with."""
 _NOTHING: Found = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
-
-
-class Files(Protocol):
-    """Where an index lies: a Release, or the Draft of one."""
-
-    def has(self, name: str) -> bool:
-        """Whether it holds the array."""
-
-    def array(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """One array, memory-mapped."""
-
-    def verified_path(self, name: str) -> Path:
-        """The path of a file that is what was written."""
 
 
 def check_plan(plan: IndexPlan, factors: int) -> None:
@@ -64,7 +50,7 @@ def add_table(draft: Draft, vectors: Vectors) -> None:
     """Build what every index of vectors (n, d) holds into a draft, unless it is there. Raises PublishFailed."""
     if draft.has(f"{TABLE}/{PrunedTable.names()[0]}"):
         return
-    _store(draft, TABLE, build_table(vectors))
+    build_table(vectors).store(draft, TABLE)
 
 
 def add_index(draft: Draft, vectors: Vectors, plan: IndexPlan) -> None:
@@ -72,7 +58,7 @@ def add_index(draft: Draft, vectors: Vectors, plan: IndexPlan) -> None:
     check_plan(plan, vectors.shape[1])
     add_table(draft, vectors)
     if plan.bits:
-        _store(draft, QUANTIZED_TABLE, build_quantized(vectors, _table(draft, vectors), plan.bits))
+        build_quantized(vectors, _table(draft, vectors), plan.bits).store(draft, QUANTIZED_TABLE)
     elif not plan.is_exact:
         draft.add_file(INDEX_FILE, lambda path: build_faiss(vectors, plan, path))
 
@@ -84,7 +70,10 @@ def discard_approximate(draft: Draft) -> None:
 
 
 class Index:
-    """An opened index over vectors (n, d), with the rows that may be shown. Searches are thread-safe."""
+    """An opened index over vectors (n, d), with the rows that may be shown. Searches are thread-safe.
+
+    `pruned` is its exact search, which does not know what may be shown.
+    """
 
     def __init__(
         self, files: Files, vectors: Vectors, plan: IndexPlan, available: NDArray[np.bool_] | None = None
@@ -95,13 +84,14 @@ class Index:
         self._vectors = table_of(vectors)
         self._matrix_queries = plan.matrix_queries
         table = _table(files, vectors)
-        self._exact = PrunedSearch(vectors, table)
+        self.pruned = PrunedSearch(vectors, table)
         self._fast: Callable[[NDArray[np.float32], int, NDArray[np.int32]], Found | None] | None = None
         if plan.bits:
-            codes = QuantizedTable.read(_reader(files, QUANTIZED_TABLE), len(vectors), vectors.shape[1], plan.bits)
+            codes = QuantizedTable.read(reader(files, QUANTIZED_TABLE), len(vectors), vectors.shape[1], plan.bits)
             self._fast = QuantizedSearch(vectors, table, codes, plan, self._available).search
         elif not plan.is_exact:
             self._fast = FaissSearch(files.verified_path(INDEX_FILE), vectors, plan, self._available).search
+        self.is_exact = self._fast is None
         self.n_available = int(available.sum()) if available is not None else len(vectors)
 
     def search(
@@ -145,8 +135,8 @@ class Index:
                 for query, out in zip(queries, excluded, strict=True)
             ]
         if len(queries) < self._matrix_queries:
-            return [self._exact.one(query, k, out, shown) for query, out in zip(queries, excluded, strict=True)]
-        return self._exact.many(np.ascontiguousarray(queries), k, excluded, shown)
+            return [self.pruned.one(query, k, out, shown) for query, out in zip(queries, excluded, strict=True)]
+        return self.pruned.many(np.ascontiguousarray(queries), k, excluded, shown)
 
     def best_of(self, query: NDArray[np.float32], k: int, rows: NDArray[np.int32]) -> Found:
         """The k best available of the given rows."""
@@ -194,23 +184,7 @@ def _table(files: Files, vectors: Vectors) -> PrunedTable:
     """The table in `files`; releases of version 1 have none, and it is built in memory."""
     if not any(files.has(f"{TABLE}/{name}") for name in PrunedTable.names()):
         return build_table(vectors)
-    table = PrunedTable.read(_reader(files, TABLE), *vectors.shape)
+    table = PrunedTable.read(reader(files, TABLE), *vectors.shape)
     if len(table.order) and not (table.order.min() >= 0 and table.order.max() < len(vectors)):
         raise ReleaseCorrupt(f"the index names rows outside the {len(vectors):,} of the release")
     return table
-
-
-def _store(draft: Draft, directory: str, table: StoredArrays) -> None:
-    for name, array in table.arrays().items():
-        draft.add_array(f"{directory}/{name}", array)
-
-
-def _reader(files: Files, directory: str) -> Read:
-    """Reads arrays of a directory, after their SHA-256 was compared: a flipped bit would cost answers unseen."""
-
-    def read(name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-        array = files.array(f"{directory}/{name}", dtype, shape)
-        files.verified_path(f"{directory}/{name}.npy")
-        return array
-
-    return read

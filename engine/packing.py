@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.encoders import RidgeEncoder
+from engine.histories import Histories
 from engine.index import Index, add_table
 from engine.measurement import RECALL_AT, Bags, Queries, cart_queries, user_queries
 from engine.parts import ITEMS, SPECTRUM, USERS, TableNames, read_vectors
@@ -31,15 +32,6 @@ from engine.vector_table import Vectors, packed, table_of
 _USERS_AT_ONCE = 1 << 16
 _CHUNK = 1 << 9
 """Users that a thread solves in one go."""
-
-
-@dataclass(frozen=True)
-class Histories:
-    """All users' entries: indptr int64 (users + 1,), rows int32 and values float32 (entries,)."""
-
-    indptr: NDArray[np.int64]
-    rows: NDArray[np.int32]
-    values: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

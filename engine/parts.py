@@ -1,12 +1,14 @@
-"""What a manifest says of the parts of its recommender, as far as this program can serve them.
+"""What a manifest says of the parts of its recommender, each a query encoder with an item memory and a weight.
 
-A recommender is a weighted sum of (query encoder, item memory) pairs. This version serves one pair, ridge over dense;
-snapshots and index rebuilds read the manifest here, so that they agree on what that is.
+A recommender is the weighted sum of its parts. Of (ridge, dense) there is one at most, and it comes first; those with a
+sparse memory are engine.sparse_part's. Whoever reads a release reads its manifest here, so that all agree on what it
+is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible
+from engine.kinds import ByKind
 from engine.plan import IndexPlan
 from engine.release import Draft, Release
 from engine.vector_formats import FLOAT32, FORMATS
@@ -32,19 +35,42 @@ class TableNames(NamedTuple):
         return (self.codes,) if vector_format == FLOAT32 else (self.codes, self.scales)
 
 
+DENSE, SPARSE = "dense", "sparse"
+RIDGE, BAG, SESSIONS = ("ridge", DENSE), ("bag", SPARSE), ("sessions", SPARSE)
+KINDS = {RIDGE, BAG, SESSIONS}
+"""Of encoder and memory."""
 USERS = TableNames("parts/0/user_vectors", "parts/0/user_scales")
 ITEMS = TableNames("parts/0/item_vectors", "parts/0/item_scales")
+AGES = "users/history.ages"
+"""How old each entry is, uint16: see engine.evidence."""
 SPECTRUM = "parts/0/spectrum"
 EXPORT_ROTATION = "parts/0/export_rotation"
 
 
 @dataclass(frozen=True)
-class DensePart:
-    """Sizes, the encoder's parameters and the index of a release with one (ridge, dense) part."""
+class Sizes:
+    """Of a release: rows of users and items, and entries of all histories."""
 
     n_users: int
     n_items: int
     n_entries: int
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Sizes:
+        """Read a manifest. Raises ReleaseCorrupt."""
+        with understanding(manifest):
+            return cls(*(int(manifest["sizes"][name]) for name in ("users", "items", "entries")))
+
+
+@dataclass(frozen=True)
+class DensePart:
+    """Sizes, the encoder's parameters and the index of a release with a (ridge, dense) part."""
+
+    n_users: int
+    n_items: int
+    n_entries: int
+    name: str
+    weight: ByKind
     factors: int
     vectors: str
     """Their format, one of engine.vector_formats.FORMATS."""
@@ -55,26 +81,38 @@ class DensePart:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> DensePart:
-        """Read a manifest. Raises ReleaseIncompatible for other parts, ReleaseCorrupt where a field is missing."""
-        try:
-            parts, sizes, index = manifest["parts"], manifest["sizes"], manifest["index"]
-            kinds = [(part["encoder"]["kind"], part["memory"]["kind"]) for part in parts]
-            if kinds != [("ridge", "dense")]:
-                raise ReleaseIncompatible(
-                    f"release {manifest['release_id']} has the parts {kinds}; "
-                    "this program serves one (ridge, dense) part"
-                )
-            encoder, vectors = parts[0]["encoder"], parts[0].get("vectors", FLOAT32)
+        """Read a manifest. Raises ReleaseIncompatible where there is no such part, ReleaseCorrupt."""
+        part = cls.if_any(manifest)
+        if part is None:
+            raise ReleaseIncompatible(
+                f"release {manifest['release_id']} has no vectors, only {', '.join(map(repr, part_names(manifest)))}: "
+                "train with --model als or --model blend for that"
+            )
+        return part
+
+    @classmethod
+    def if_any(cls, manifest: Mapping[str, Any]) -> DensePart | None:
+        """As `of`; None where there is no such part."""
+        sizes = Sizes.of(manifest)
+        with understanding(manifest):
+            index = manifest["index"]
+            dense = [part for part in entries_of(manifest) if part["memory"]["kind"] == DENSE]
+            if not dense:
+                return None
+            (part,) = dense
+            encoder, vectors = part["encoder"], part.get("vectors", FLOAT32)
             if vectors not in FORMATS:
                 raise ReleaseIncompatible(
                     f"release {manifest['release_id']} has its vectors in the format {vectors!r}; "
                     f"this program reads {', '.join(FORMATS)}"
                 )
             return cls(
-                n_users=int(sizes["users"]),
-                n_items=int(sizes["items"]),
-                n_entries=int(sizes["entries"]),
-                factors=int(parts[0]["memory"]["factors"]),
+                n_users=sizes.n_users,
+                n_items=sizes.n_items,
+                n_entries=sizes.n_entries,
+                name=str(part["name"]),
+                weight=ByKind.read(part["weight"]),
+                factors=int(part["memory"]["factors"]),
                 vectors=vectors,
                 unobserved_weight=float(encoder["unobserved_weight"]),
                 regularization=float(encoder["regularization"]),
@@ -85,8 +123,6 @@ class DensePart:
                     int(index.get("matrix_queries", IndexPlan.matrix_queries)),
                 ),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
 
     def user_vectors(self, release: Release) -> VectorTable:
         """The users' vectors, memory-mapped; their scales are looked at when rows are asked for."""
@@ -116,6 +152,33 @@ class DensePart:
             self.regularization,
             self.regularization_exponent,
         )
+
+
+def entries_of(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a manifest says of each part. Raises ReleaseIncompatible for parts that this program cannot serve."""
+    with understanding(manifest):
+        entries = list(manifest["parts"])
+        kinds = [(part["encoder"]["kind"], part["memory"]["kind"]) for part in entries]
+        if not kinds or not set(kinds) <= KINDS or RIDGE in kinds[1:]:
+            raise ReleaseIncompatible(
+                f"release {manifest['release_id']} has the parts {kinds}; this program serves one (ridge, dense) part, "
+                "which comes first, and (bag, sparse) ones"
+            )
+        return entries
+
+
+def part_names(manifest: Mapping[str, Any]) -> list[str]:
+    """The names of the parts, in their order."""
+    return [str(part["name"]) for part in entries_of(manifest)]
+
+
+@contextmanager
+def understanding(manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what goes wrong in reading fields inside the block into ReleaseCorrupt."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
 
 
 def read_vectors(files: Release | Draft, names: TableNames, vector_format: str, shape: tuple[int, int]) -> VectorTable:

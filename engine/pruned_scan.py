@@ -114,7 +114,7 @@ def _product(codes, query):  # type: ignore[no-untyped-def]
         int64(
             codes_in, float32_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
             float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_in, float32,
-            booleans_in, int32_in, int32_out, float32_out,
+            booleans_in, int32_in, int32_out, float32_out, int64,
         )
         for codes_in in VECTORS_IN
     ],
@@ -122,10 +122,11 @@ def _product(codes, query):  # type: ignore[no-untyped-def]
 )  # fmt: skip
 def search_one(  # type: ignore[no-untyped-def]
     codes, scales, order, block_norms, head_codes, head_scales, head_errors, tail_norms, tail_codes, tail_scales,
-    rest_norms, errors, query, underflow, allowed, excluded, rows, scores,
+    rest_norms, errors, query, underflow, allowed, excluded, rows, scores, size,
 ):  # fmt: skip
     """The len(rows) best rows for query float32 (d,): written to rows int32 and scores float32; returns how many.
 
+    `size` of them are there already, in their order, and compete with what is found: rows that are not allowed here.
     codes (n, d) and scales of an engine.vector_table.VectorTable, then the arrays of engine.pruned_table.PrunedTable.
     underflow: at least what scores lose to denormal numbers. allowed bool (n,), or empty for all; excluded int32,
     ascending.
@@ -152,8 +153,7 @@ def search_one(  # type: ignore[no-untyped-def]
     tail_length = np.float32(np.sqrt(of_tail) * 1.000001)
     products = np.empty((2, BLOCK), dtype=np.int32)
     sums, bounds = np.empty(BLOCK, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
-    size = np.int64(0)
-    least = np.float32(-np.inf)
+    least = scores[k - 1] - underflow if size == k else np.float32(-np.inf)
     for block in range(len(block_norms)):
         norms = block_norms[block]
         if norms[0] * length < least or norms[1] * head_length + norms[2] * tail_length < least:

@@ -40,12 +40,28 @@ class PrunedSearch:
         What is excluded ascends. k is at least 1.
         """
         rows, scores = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
-        mask = _ALL if allowed is None else allowed
-        size = search_one(
-            self._vectors.codes, self._vectors.scales, *self._arrays, query, self._underflow, mask, excluded,
-            rows, scores,
-        )  # fmt: skip
+        size = self.go_on(query, rows, scores, 0, excluded, allowed)
         return rows[:size], scores[:size]
+
+    def go_on(
+        self,
+        query: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        size: int,
+        excluded: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None,
+    ) -> int:
+        """The same into rows int32 (k,) and scores float32 (k,), which hold `size` rows already; returns how many then.
+
+        Those are not allowed here. They have scores of any origin, falling, ties to the smaller row.
+        """
+        mask = _ALL if allowed is None else allowed
+        found = search_one(
+            self._vectors.codes, self._vectors.scales, *self._arrays, query, self._underflow, mask, excluded,
+            rows, scores, size,
+        )  # fmt: skip
+        return int(found)
 
     def many(
         self,

@@ -8,8 +8,7 @@ are: docs/algorithm.md, "Exact search that prunes". Checked by tests/test_pruned
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.byte_products import STEP_BYTES, STEP_COORDINATES
 from engine.pruned_scan import BLOCK, HEAD_STEP, SEGMENT
+from engine.stored_arrays import Read, StoredArrays
 from engine.vector_table import ROWS_AT_ONCE, Vectors, table_of
 
 _CODES = 127
@@ -26,23 +26,6 @@ _MOST_HEAD = 384
 """Heads cost little by the instruction of engine.byte_products: with 128 factors a head of all of them takes .8 and .55
 of the time of half of them (Gowalla, completejourney). With 512 a head of 384 takes 1 to 1.2 and .6 of the time of 256
 for users, .6 to 1.3 for carts, mostly less than 1; one of 512 is slower than 384 in seven of eight cases."""
-
-Read = Callable[[str, type[np.generic], tuple[int | None, ...]], NDArray[Any]]
-"""Reads the array of a name, a dtype and a shape, as engine.release.Release.array does."""
-
-
-@dataclass(frozen=True)
-class StoredArrays:
-    """A table whose fields are arrays, each stored under its name."""
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Of the arrays, in this order."""
-        return tuple(field.name for field in fields(cls))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in self.names()}
 
 
 @dataclass(frozen=True)

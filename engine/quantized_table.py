@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexUnsupported, ReleaseCorrupt
-from engine.pruned_table import PrunedTable, Read, StoredArrays, norms_of
+from engine.pruned_table import PrunedTable, norms_of
 from engine.quantized_scan import GROUP_BITS, LEVELS, quantize_rows
 from engine.rotation import ROUNDS, random_signs
+from engine.stored_arrays import Read, StoredArrays
 from engine.table_lookups import MOST_GROUPS, ROWS, STEP
 from engine.vector_table import Vectors
 

@@ -5,7 +5,8 @@ must keep stand here, because the wire's comments, the service's checks and the 
 filters stand in engine.filters.
 
 In every query, an item comes back only where `filter` is met, `allowed_item_ids` names it or is empty, and
-`exclude_item_ids` does not name it.
+`exclude_item_ids` does not name it; `without_parts` switches parts of the recommender off, and `shares` asks for what
+each item of the history or cart gives to each score. Lists of items are in their order, the newest last.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ MAX_BATCH_QUERIES = 1_000
 """Queries of one batch call."""
 MAX_BATCH_ANSWERS = 100_000
 """Queries times limit of one batch call: with ids of up to 35 bytes the answer stays under gRPC's default of 4 MiB."""
+
+MAX_SHARES = 100_000
+"""Items of an answer times items that it was asked with, where scores are split."""
 
 
 class Repeat(enum.Enum):
@@ -65,6 +69,8 @@ class UserQuery:
     strict: bool = False
     filter: Filter | None = None
     allowed_item_ids: Sequence[str] = ()
+    without_parts: Sequence[str] = ()
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class CartQuery:
     allowed_item_ids: Sequence[str] = ()
     quantities: Sequence[int] = ()
     history_weight: float = 0.0
+    without_parts: Sequence[str] = ()
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ class SimilarQuery:
     exclude_item_ids: Sequence[str] = ()
     filter: Filter | None = None
     allowed_item_ids: Sequence[str] = ()
+    without_parts: Sequence[str] = ()
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +115,14 @@ class Answer:
     """`item_ids` and their `scores` (float32, never rising; equal scores in row order), where from, what was unknown.
 
     The length is exactly min(limit, items allowed). For `Source.POPULAR` the scores are counts of users.
+
+    Where they were asked for, `shares` float64 (items, m) is what each of `share_item_ids` gives to each score: they
+    add up to it, within rounding. Those are the items of the cart, or of the history, that were asked with.
     """
 
     item_ids: list[str]
     scores: NDArray[np.float32]
     source: Source
     unknown_item_ids: tuple[str, ...] = ()
+    shares: NDArray[np.float64] | None = None
+    share_item_ids: Sequence[str] = ()

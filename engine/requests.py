@@ -27,6 +27,7 @@ from engine.queries import (
 )
 from engine.violations import Violations
 
+_MAX_PARTS = 100
 _REPEATS: dict[int, Repeat] = {
     wire.REPEAT_NEVER: Repeat.NEVER,
     wire.REPEAT_MIX: Repeat.MIX,
@@ -46,6 +47,8 @@ def user_query(request: wire.RecommendForUserRequest) -> UserQuery:
         strict=request.strict,
         filter=check.filter(request),
         allowed_item_ids=check.allowed(request),
+        without_parts=check.without_parts(request),
+        shares=request.include_shares,
     )
     check.close()
     return query
@@ -65,6 +68,8 @@ def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:
         allowed_item_ids=check.allowed(request),
         quantities=check.quantities("quantities", request.quantities, len(request.item_ids)),
         history_weight=check.history_weight(request.history_weight, has_user=request.HasField("user_id")),
+        without_parts=check.without_parts(request),
+        shares=request.include_shares,
     )
     check.user_for(query.repeat, has_user=query.user_id is not None)
     check.close()
@@ -80,6 +85,8 @@ def similar_query(request: wire.RecommendSimilarItemsRequest) -> SimilarQuery:
         exclude_item_ids=check.ids("exclude_item_ids", request.exclude_item_ids),
         filter=check.filter(request),
         allowed_item_ids=check.allowed(request),
+        without_parts=check.without_parts(request),
+        shares=request.include_shares,
     )
     check.close()
     return query
@@ -92,9 +99,12 @@ def user_queries(request: wire.BatchRecommendForUsersRequest) -> list[UserQuery]
     limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(user_ids))
     excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
     repeat = check.repeat(request.repeat, Repeat.NEVER)
-    filter, allowed = check.filter(request), check.allowed(request)
+    filter, allowed, without = check.filter(request), check.allowed(request), check.without_parts(request)
     check.close()
-    return [UserQuery(user_id, limit, excluded, (), repeat, request.strict, filter, allowed) for user_id in user_ids]
+    return [
+        UserQuery(user_id, limit, excluded, (), repeat, request.strict, filter, allowed, without)
+        for user_id in user_ids
+    ]
 
 
 def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]:
@@ -104,7 +114,7 @@ def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]
     limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(request.carts))
     excluded = check.ids("exclude_item_ids", request.exclude_item_ids)
     repeat = check.repeat(request.repeat, Repeat.MIX)
-    filter, allowed = check.filter(request), check.allowed(request)
+    filter, allowed, without = check.filter(request), check.allowed(request), check.without_parts(request)
     has_users = all(cart.HasField("user_id") for cart in carts)
     check.user_for(repeat, has_user=has_users)
     weight = check.history_weight(request.history_weight, has_user=has_users)
@@ -113,9 +123,8 @@ def cart_queries(request: wire.BatchRecommendForCartsRequest) -> list[CartQuery]
         item_ids = check.ids(f"carts[{position}].item_ids", cart.item_ids, least=1, most=MAX_CART_ITEMS)
         user_id = check.id(f"carts[{position}].user_id", cart.user_id) if cart.HasField("user_id") else None
         quantities = check.quantities(f"carts[{position}].quantities", cart.quantities, len(cart.item_ids))
-        queries.append(
-            CartQuery(item_ids, user_id, limit, excluded, repeat, request.strict, filter, allowed, quantities, weight)
-        )
+        asked = (item_ids, user_id, limit, excluded, repeat, request.strict, filter, allowed, quantities, weight)
+        queries.append(CartQuery(*asked, without_parts=without))
     check.close()
     return queries
 
@@ -229,3 +238,7 @@ class Check:
     def allowed(self, request: Restricted) -> tuple[str, ...]:
         """The only items that may come back, none for all."""
         return tuple(self.ids("allowed_item_ids", request.allowed_item_ids))
+
+    def without_parts(self, request: Restricted) -> tuple[str, ...]:
+        """Names of parts that are not to count."""
+        return tuple(self.ids("without_parts", request.without_parts, most=_MAX_PARTS))

@@ -8,25 +8,30 @@ allowed items) items. Checked against brute force over the release's own arrays 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.attributes import read_attributes
 from engine.columns import column_of
-from engine.encoders import require_rows
 from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser, Violation
+from engine.evidence import Evidence, require_rows
+from engine.histories import NO_EVIDENCE, Histories
 from engine.ids import IdTable, StringTable, slots_for
 from engine.index import Index
+from engine.kinds import Kind
 from engine.masks import Masks
-from engine.parts import DensePart
-from engine.queries import Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
+from engine.parts import Sizes
+from engine.queries import MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
+from engine.recommender import DenseMemory, Query, Recommender
 from engine.release import Release
 from engine.restrictions import NO_ROWS, Allowed, Restrictions, Rows
 from engine.scoring import Found
+from engine.sparse_part import read_sparse_parts
 
 TITLE = "title"
 _CANARY_TOLERANCE = 1e-4
@@ -55,22 +60,13 @@ class Snapshot:
 
     def __init__(self, release: Release, watch: SearchWatch | None = None) -> None:
         manifest = release.manifest
-        part = DensePart.of(manifest)
-        n_users, n_items, n_entries = part.n_users, part.n_items, part.n_entries
+        sizes = Sizes.of(manifest)
+        n_users, n_items = sizes.n_users, sizes.n_items
         self.release_id = release.release_id
         self.manifest: Mapping[str, Any] = manifest
-        self._watch = watch
         self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))
         self._items = IdTable.from_arrays(release.table("items/ids", n_items, n_slots=slots_for(n_items)))
-        self._history_starts = release.array("users/history.indptr", np.int64, (n_users + 1,))
-        if self._history_starts[-1] != n_entries:
-            raise ReleaseCorrupt(
-                f"{release.directory}: the users' histories end at {self._history_starts[-1]:,}, "
-                f"the manifest says {n_entries:,} entries: copy the release again, or roll back"
-            )
-        self._history_rows = release.array("users/history.indices", np.int32, (n_entries,))
-        self._history_values = release.array("users/history.values", np.float32, (n_entries,))
-        self._user_vectors = part.user_vectors(release)
+        self._histories = Histories.read(release)
         self._popularity = release.array("items/popularity", np.int32, (n_items,))
         self._popular_rows = release.array("items/popular_rows", np.int32, (n_items,))
         self._available = release.array("items/available", np.bool_, (n_items,))
@@ -79,9 +75,9 @@ class Snapshot:
         self._restrictions = Restrictions(self._items, masks)
         titles = attributes.get(TITLE)
         self._titles = titles if isinstance(titles, StringTable) else None
-        self._encoder = part.encoder(release)
-        item_vectors = self._encoder.item_vectors
-        self._index = Index(release, item_vectors, part.plan, self._available)
+        dense = DenseMemory.open(release, self._available)
+        told = None if watch is None or dense is None else partial(watch, self.release_id, dense.index)
+        self._recommender = Recommender(dense, read_sparse_parts(release), self._available, told)
         self._check_canaries(release)
 
     @classmethod
@@ -104,10 +100,9 @@ class Snapshot:
         row = self._items.row(query.item_id)
         if row < 0:
             raise UnknownItem(f"release {self.release_id} does not hold the item {query.item_id[:128]!r}")
-        rows = np.array([row], dtype=np.int32)
-        allowed = self._restrictions.of([query])[0].without(rows)
-        vector = self._encoder.encode(rows, _ones(rows))
-        return self._answer([_Plan(query.limit, Source.SIMILAR, allowed, vector)])[0]
+        evidence = Evidence.of_rows(np.array([row], dtype=np.int32))
+        allowed = self._restrictions.of([query])[0].without(evidence.rows)
+        return self._answer([self._plan(query, Source.SIMILAR, allowed, evidence, "cart")])[0]
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """The title of each item, "" where it has none or is unknown."""
@@ -117,14 +112,13 @@ class Snapshot:
     def _for_user(self, query: UserQuery, allowed: Allowed) -> _Plan:
         user = self._users.row(query.user_id)
         recent, unknown = self._known(query.recent_item_ids)
-        rows, values = self._history(user)
-        if len(recent):
-            rows, values = _merge(rows, values, recent, _ones(recent))
+        history = self._history(user)
+        evidence = history.joined(recent)
         if query.repeat is Repeat.NEVER:
-            allowed = allowed.without(rows)
+            allowed = allowed.without(evidence.rows)
         elif query.repeat is Repeat.ONLY:
-            allowed = allowed.among(rows[values > 0])
-        if not (values > 0).any():
+            allowed = allowed.among(evidence.rows[evidence.weights > 0])
+        if not evidence.is_liked:
             # A stranger, or someone known for dislikes alone, whose vector is zero.
             if query.strict and user < 0:
                 raise UnknownUser(
@@ -132,8 +126,8 @@ class Snapshot:
                     "and no recent item is known"
                 )
             return _Plan(query.limit, Source.POPULAR, allowed, None, unknown)
-        vector = self._encoder.encode(rows, values) if len(recent) else self._user_vectors[user]
-        return _Plan(query.limit, Source.PERSONAL, allowed, vector, unknown)
+        stored = user if evidence is history else -1
+        return self._plan(query, Source.PERSONAL, allowed, evidence, "user", unknown, user=stored)
 
     def _for_cart(self, query: CartQuery, allowed: Allowed) -> _Plan:
         cart, unknown = self._known(query.item_ids)
@@ -142,51 +136,88 @@ class Snapshot:
             raise InvalidQuery([Violation("repeat", "ONLY means items of the user's history: give a user_id")])
         if query.strict and query.user_id is not None and user < 0:
             raise UnknownUser(f"release {self.release_id} does not hold the user {query.user_id[:128]!r}")
-        if query.strict and not len(cart):
+        if query.strict and not len(cart.rows):
             raise UnknownItem(f"release {self.release_id} holds none of the {len(query.item_ids):,} items of the cart")
-        history, values = self._history(user)
-        allowed = allowed.without(cart)
+        history = self._history(user)
+        allowed = allowed.without(cart.rows)
         if query.repeat is Repeat.NEVER:
-            allowed = allowed.without(history)
+            allowed = allowed.without(history.rows)
         elif query.repeat is Repeat.ONLY:
-            allowed = allowed.among(history[values > 0])
-        if len(cart):
-            rows, weights = cart, self._weights(query, cart)
+            allowed = allowed.among(history.rows[history.weights > 0])
+        if len(cart.rows):
+            cart = self._weighed(query, cart)
             if query.history_weight > 0:
-                rows, weights = _merge(history, values * np.float32(query.history_weight), cart, weights)
-            return _Plan(query.limit, Source.CART, allowed, self._encoder.encode(rows, weights), unknown)
-        if (values > 0).any():
-            return _Plan(query.limit, Source.PERSONAL, allowed, self._user_vectors[user], unknown)
+                scaled = history.weights * np.float32(query.history_weight)
+                cart = replace(history, weights=scaled).joined(cart)
+            return self._plan(query, Source.CART, allowed, cart, "cart", unknown)
+        if history.is_liked:
+            return self._plan(query, Source.PERSONAL, allowed, history, "user", unknown, user=user)
         return _Plan(query.limit, Source.POPULAR, allowed, None, unknown)
 
+    def _plan(
+        self,
+        query: UserQuery | CartQuery | SimilarQuery,
+        source: Source,
+        allowed: Allowed,
+        evidence: Evidence,
+        kind: Kind,
+        unknown: tuple[str, ...] = (),
+        user: int = -1,
+    ) -> _Plan:
+        """What to search with; `user` is the row whose stored history the evidence is. Raises InvalidQuery."""
+        without = self._switched_off(query.without_parts, kind)
+        asked = self._recommender.query(evidence, kind, user=user, without=without)
+        plan = _Plan(query.limit, source, allowed, asked, unknown)
+        if not query.shares:
+            return plan
+        if query.limit * len(evidence.rows) > MAX_SHARES:
+            most = f"; for the {len(evidence.rows):,} items that are asked with, {MAX_SHARES // len(evidence.rows):,}"
+            raise InvalidQuery(
+                [Violation("limit", f"is {query.limit:,}, too many to split the scores of{most} at most")]
+            )
+        return replace(plan, split=_Split(evidence, kind, without))
+
+    def _switched_off(self, names: Sequence[str], kind: Kind) -> Sequence[str]:
+        """Names of parts that are not to count. Raises InvalidQuery for others, and where none is left that would."""
+        parts = self._recommender.part_names
+        for place, name in enumerate(names):
+            if name not in parts:
+                known = f"this release has {', '.join(map(repr, parts))}"
+                raise InvalidQuery([Violation(f"without_parts[{place}]", f"is {name[:128]!r}; {known}")])
+        if names and not self._recommender.answers(kind, names):
+            raise InvalidQuery([Violation("without_parts", f"leaves no part that answers for a {kind}")])
+        return names
+
     def _answer(self, plans: Sequence[_Plan]) -> list[Answer]:
-        """Search all vectors that ask for as much of the same items in one call; the rest is a few rows each."""
+        """Search all that ask for as much of the same items in one call; the rest is a few rows each."""
         found: list[Found | None] = [self._directly(plan) for plan in plans]
         alike: dict[tuple[int, int], list[int]] = {}
         for i, plan in enumerate(plans):
             if found[i] is None:
                 alike.setdefault((plan.limit, id(plan.allowed.mask)), []).append(i)
         for batch in alike.values():
-            queries = np.stack([vector for i in batch if (vector := plans[i].vector) is not None])
+            queries = [query for i in batch if (query := plans[i].query) is not None]
             excluded = [plans[i].allowed.excluded for i in batch]
             limit, mask = plans[batch[0]].limit, plans[batch[0]].allowed.mask
-            searched = self._index.search(queries, limit, excluded, mask)
-            if self._watch is not None:
-                self._watch(self.release_id, self._index, queries, limit, excluded, mask, searched)
-            for i, each in zip(batch, searched, strict=True):
+            for i, each in zip(batch, self._recommender.search(queries, limit, excluded, mask), strict=True):
                 found[i] = each
-        answers = []
-        for plan, answer in zip(plans, found, strict=True):
-            rows, scores = answer or (NO_ROWS, _NO_VALUES)
-            answers.append(Answer(self._items.take(rows), scores, plan.source, plan.unknown_item_ids))
-        return answers
+        return [self._told(plan, answer or (NO_ROWS, _NO_VALUES)) for plan, answer in zip(plans, found, strict=True)]
+
+    def _told(self, plan: _Plan, found: Found) -> Answer:
+        rows, scores = found
+        answer = Answer(self._items.take(rows), scores, plan.source, plan.unknown_item_ids)
+        if plan.split is None:
+            return answer
+        evidence, kind, without = plan.split
+        shares = self._recommender.shares(evidence, kind, rows, without)
+        return replace(answer, shares=shares, share_item_ids=self._items.take(evidence.rows))
 
     def _directly(self, plan: _Plan) -> Found | None:
-        """The answer where only a few rows are candidates, or popularity decides; None where vectors are searched."""
+        """The answer where only a few rows are candidates, or popularity decides; None where parts are searched."""
         candidates = plan.allowed.candidates()
-        if plan.vector is None:
+        if plan.query is None:
             return self._most_popular(plan, candidates)
-        return None if candidates is None else self._index.best_of(plan.vector, plan.limit, candidates)
+        return None if candidates is None else self._recommender.best_of(plan.query, plan.limit, candidates)
 
     def _most_popular(self, plan: _Plan, candidates: Rows | None) -> Found:
         """The first available rows of the popularity order that are allowed: of the candidates, None for all."""
@@ -208,31 +239,30 @@ class Snapshot:
         chosen = np.concatenate(taken) if taken else NO_ROWS
         return chosen, self._popularity[chosen].astype(np.float32)
 
-    def _history(self, user: int) -> tuple[Rows, NDArray[np.float32]]:
-        if user < 0:
-            return NO_ROWS, _NO_VALUES
-        start, stop = self._history_starts[user], self._history_starts[user + 1]
-        rows = self._history_rows[start:stop]
-        require_rows(rows, len(self._items))
-        return rows, self._history_values[start:stop]
+    def _history(self, user: int) -> Evidence:
+        return self._histories.of(user, len(self._items))
 
-    def _weights(self, query: CartQuery, cart: Rows) -> NDArray[np.float32]:
-        """What the items of a cart, by their rows, weigh: 1 + log of the quantity, as training weighs counts."""
+    def _weighed(self, query: CartQuery, cart: Evidence) -> Evidence:
+        """A cart with the weights of its quantities: 1 + log of the quantity, as training weighs counts."""
         if not query.quantities:
-            return _ones(cart)
+            return cart
         rows = self._items.rows(query.item_ids)
         is_known = rows >= 0
-        places = np.searchsorted(cart, rows[is_known])
-        quantities = np.bincount(places, np.asarray(query.quantities, dtype=np.float64)[is_known], len(cart))
-        return (1 + np.log(quantities)).astype(np.float32)
+        places = np.searchsorted(cart.rows, rows[is_known])
+        quantities = np.bincount(places, np.asarray(query.quantities, dtype=np.float64)[is_known], len(cart.rows))
+        return replace(cart, weights=(1 + np.log(quantities)).astype(np.float32))
 
-    def _known(self, item_ids: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
-        """The rows of the known ids, ascending and unique, and the ids that are unknown, in their order."""
+    def _known(self, item_ids: Sequence[str]) -> tuple[Evidence, tuple[str, ...]]:
+        """The known ids, each of weight 1 and as old as its last place says, and the unknown ones, in their order."""
         if not item_ids:
-            return NO_ROWS, ()
+            return NO_EVIDENCE, ()
         rows = self._items.rows(item_ids)
         unknown = tuple(dict.fromkeys(item_ids[i] for i in np.flatnonzero(rows < 0).tolist()))
-        return np.unique(rows[rows >= 0]), unknown
+        newest_first = rows[rows >= 0][::-1]
+        rows, first = np.unique(newest_first, return_index=True)
+        ages = np.empty(len(rows), dtype=np.int32)
+        ages[np.argsort(first)] = np.arange(len(rows), dtype=np.int32)
+        return Evidence(rows, np.ones(len(rows), dtype=np.float32), ages), unknown
 
     def _check_canaries(self, release: Release) -> None:
         """Answer the release's stored carts and compare; this also touches the pages that the first queries need."""
@@ -241,9 +271,10 @@ class Snapshot:
         expected = release.array("canaries/scores", np.float32, (None, None))
         for i, scores in enumerate(expected):
             cart = carts[starts[i] : starts[i + 1]]
-            vector = self._encoder.encode(cart, _ones(cart))
-            found = self._index.exact(vector[np.newaxis], len(scores), [cart])[0][1]
-            self._index.search(vector[np.newaxis], len(scores), [cart])
+            require_rows(cart, len(self._items))
+            query = self._recommender.query(Evidence.of_rows(cart), "cart")
+            found = self._recommender.exact(query, len(scores), cart)[1]
+            self._recommender.search([query], len(scores), [cart], None)
             if len(found) != len(scores) or not np.allclose(found, scores, rtol=_CANARY_TOLERANCE, atol=1e-6):
                 raise ReleaseCorrupt(
                     f"{release.directory}: canary {i} scores {found[:3]}..., the release stores {scores[:3]}...: "
@@ -253,26 +284,19 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one query comes to: a vector to search with, or none (popular), among what is allowed."""
+    """What one query comes to: something to search with, or nothing (popular), among what is allowed."""
 
     limit: int
     source: Source
     allowed: Allowed
-    vector: NDArray[np.float32] | None
+    query: Query | None
     unknown_item_ids: tuple[str, ...] = ()
+    split: _Split | None = None
 
 
-def _merge(
-    rows: Rows, values: NDArray[np.float32], added: Rows, weights: NDArray[np.float32]
-) -> tuple[Rows, NDArray[np.float32]]:
-    """History and added rows, ascending; a row that is in both keeps the larger of its two weights."""
-    union = np.union1d(rows, added)
-    merged = np.zeros(len(union), dtype=np.float32)
-    merged[np.searchsorted(union, rows)] = values
-    places = np.searchsorted(union, added)
-    merged[places] = np.maximum(merged[places], weights)
-    return union.astype(np.int32), merged
+class _Split(NamedTuple):
+    """What an answer's scores are split among."""
 
-
-def _ones(rows: Rows) -> NDArray[np.float32]:
-    return np.ones(len(rows), dtype=np.float32)
+    evidence: Evidence
+    kind: Kind
+    without: Sequence[str]

@@ -16,6 +16,7 @@ from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc as wire_grpc
 
 from engine import requests
+from engine.kinds import ByKind
 from engine.queries import Answer, CartQuery, SimilarQuery, Source, UserQuery
 
 NAME = wire.DESCRIPTOR.services_by_name["RecommendationService"].full_name
@@ -110,6 +111,7 @@ class RecommendationService(wire_grpc.RecommendationServiceServicer):
             item_count=manifest["sizes"]["items"],
             format_version=manifest["format_version"],
             metrics=dict(_numbers({**(manifest.get("metrics") or {}), "index": _measured(manifest)})),
+            parts=[_part(part) for part in manifest["parts"]],
         )
         created_at = datetime.datetime.fromisoformat(manifest["created_at"])
         response.created_at.FromDatetime(created_at if created_at.tzinfo else created_at.replace(tzinfo=datetime.UTC))
@@ -125,6 +127,8 @@ def _columns(snapshot: ServedSnapshot, answer: Answer, include_titles: bool) -> 
         "release_id": snapshot.release_id,
         "unknown_item_ids": answer.unknown_item_ids,
         "titles": snapshot.titles(answer.item_ids) if include_titles else (),
+        "share_item_ids": answer.share_item_ids,
+        "shares": () if answer.shares is None else answer.shares.ravel().tolist(),
     }
 
 
@@ -138,6 +142,11 @@ def _flat_columns(snapshot: ServedSnapshot, answers: Sequence[Answer]) -> dict[s
         "release_id": snapshot.release_id,
         "unknown_item_ids": dict.fromkeys(item_id for answer in answers for item_id in answer.unknown_item_ids),
     }
+
+
+def _part(part: Mapping[str, Any]) -> wire.Part:
+    weight = ByKind.read(part["weight"])
+    return wire.Part(name=part["name"], user_weight=weight.user, cart_weight=weight.cart)
 
 
 def _measured(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

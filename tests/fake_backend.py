@@ -30,6 +30,7 @@ class FakeSnapshot:
             "created_at": "2026-11-22T07:00:00+00:00",
             "format_version": 1,
             "metrics": {"recall@20": 0.25, "popularity": {"recall@20": 0.125}},
+            "parts": [{"name": "als", "weight": 1.0}, {"name": "neighbours", "weight": {"user": 0.5, "cart": 2.0}}],
             "index": {"factory": "Flat", "measured": {"user": {"recall@20": 0.75, "median_microseconds": 8.5}}},
         }
         self.asked: list[UserQuery | CartQuery | SimilarQuery] = []

@@ -21,9 +21,13 @@ import reference
 from engine.attributes import Attribute, Dates, Lists, add_attributes
 from engine.calibration import add_measured_index, canary_scores
 from engine.encoders import RidgeEncoder
+from engine.histories import Histories
 from engine.ids import IdTable, StringTable
-from engine.packing import Histories, carry
+from engine.index import Index
+from engine.kinds import ByKind
+from engine.packing import carry
 from engine.plan import IndexPlan
+from engine.recommender import DenseMemory, Recommender
 from engine.release import Draft
 from engine.repository import Repository
 from engine.vector_formats import FLOAT32
@@ -96,16 +100,26 @@ def small_shop(n_users=40, n_items=60, factors=8, seed=0):
     )
 
 
-def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=True, draft=None, vectors=FLOAT32):  # noqa: B008 - frozen
-    """Publish the shop as trainer.publishing would; returns the release's id."""
+def publish(
+    repository,
+    shop,
+    *,
+    plan=IndexPlan(),  # noqa: B008 - frozen
+    promised_recall=0.0,
+    promote=True,
+    draft=None,
+    vectors=FLOAT32,
+    weight=ByKind(1, 1),  # noqa: B008 - frozen
+    sparse=(),
+    ages=None,
+):
+    """Publish the shop as trainer.publishing would, sparse parts behind the dense one; returns the release's id."""
     encoder = RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER)
-    histories = Histories(shop.indptr, shop.indices, shop.values)
+    histories = Histories(shop.indptr, shop.indices, shop.values, ages)
     popularity = np.bincount(shop.indices, minlength=len(shop.item_ids)).astype(np.int32)
     with draft or repository.draft() as draft:
         draft.add_arrays("users/ids", IdTable.of(shop.user_ids).arrays())
-        draft.add_array("users/history.indptr", shop.indptr)
-        draft.add_array("users/history.indices", shop.indices)
-        draft.add_array("users/history.values", shop.values)
+        histories.store(draft)
         draft.add_arrays("items/ids", IdTable.of(shop.item_ids).arrays())
         draft.add_array("items/popularity", popularity)
         draft.add_array("items/popular_rows", np.argsort(-popularity, kind="stable").astype(np.int32))
@@ -115,10 +129,13 @@ def publish(repository, shop, *, plan=IndexPlan(), promised_recall=0.0, promote=
         items, queries = carried.encoder.item_vectors, carried.queries
         draft.add_array("canaries/carts.indptr", shop.carts[0])
         draft.add_array("canaries/carts.indices", shop.carts[1])
-        draft.add_array("canaries/scores", canary_scores(items, shop.available, queries["cart"]))
         index = add_measured_index(draft, plan, items, shop.available, queries, promised_recall)
+        exact = Index(draft, items, IndexPlan(), shop.available)
+        dense = DenseMemory("als", weight, carried.encoder, carried.users, exact)
+        draft.add_array("canaries/scores", canary_scores(Recommender(dense, sparse, shop.available), shop.carts))
+        parts = [_dense_part(shop, vectors, weight), *(each.store(draft, i) for i, each in enumerate(sparse, start=1))]
         packing = {} if carried.packing is None else {"packing": carried.packing}
-        return repository.publish(draft, _fields(shop, index, attributes, vectors) | packing, promote=promote)
+        return repository.publish(draft, _fields(shop, index, attributes, parts) | packing, promote=promote)
 
 
 def lists_of(lists):
@@ -176,19 +193,21 @@ def _rows_of(lists):
     return starts, np.concatenate(lists).astype(np.int32)
 
 
-def _fields(shop, index, attributes, vectors):
+def _dense_part(shop, vectors, weight):
+    return {
+        "name": "als",
+        "weight": 1.0 if weight == (1, 1) else weight._asdict(),
+        "encoder": {"kind": "ridge", **ENCODER},
+        "memory": {"kind": "dense", "factors": shop.item_vectors.shape[1]},
+        "vectors": vectors,
+    }
+
+
+def _fields(shop, index, attributes, parts):
     sizes = {"users": len(shop.user_ids), "items": len(shop.item_ids), "entries": len(shop.indices)}
     return {
         "sizes": {**sizes, "events": 2 * len(shop.indices)},
-        "parts": [
-            {
-                "name": "als",
-                "weight": 1.0,
-                "encoder": {"kind": "ridge", **ENCODER},
-                "memory": {"kind": "dense", "factors": shop.item_vectors.shape[1]},
-                "vectors": vectors,
-            }
-        ],
+        "parts": parts,
         "index": index,
         "attributes": attributes,
         "metrics": {"loss": 1.5},

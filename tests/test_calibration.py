@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_recommender import NoFiles
 from small_release import ENCODER, publish, small_shop
 
 from engine.calibration import add_measured_index, canary_scores, check_index, rebuild_index
@@ -15,11 +16,13 @@ from engine.choice import Candidate, candidate
 from engine.encoders import RidgeEncoder
 from engine.errors import IndexUnsupported, RecallNotReached, ReleaseCorrupt, ReleaseNotFound
 from engine.frontier_plot import frontier_plot
-from engine.index import APPROXIMATE_FILES
+from engine.index import APPROXIMATE_FILES, Index
 from engine.index_progress import IndexLines
-from engine.measurement import Measured, Queries, cart_queries, parts_of
+from engine.kinds import ByKind
+from engine.measurement import Measured, Queries, bags_of, cart_queries, parts_of
 from engine.plan import AUTO, IndexPlan
 from engine.queries import CartQuery, UserQuery
+from engine.recommender import DenseMemory, Recommender
 from engine.release import INDEX_FILE, INDEX_PICTURE, MANIFEST, Draft, Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
@@ -191,10 +194,15 @@ def test_files_are_copied_where_they_cannot_be_linked(repository, monkeypatch):
     repository.verify(new)
 
 
+def recommender_of(shop, available):
+    encoder = RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER)
+    index = Index(NoFiles(), shop.item_vectors, IndexPlan(), available)
+    return Recommender(DenseMemory("als", ByKind(1, 1), encoder, shop.user_vectors, index), [], available)
+
+
 def test_canaries_are_the_best_scores_of_the_first_carts_without_what_is_in_them(shop):
-    queries = cart_queries(RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER), shop.carts)
-    vectors = queries.vectors
-    scores = canary_scores(shop.item_vectors, shop.available, queries)
+    vectors = cart_queries(RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER), shop.carts).vectors
+    scores = canary_scores(recommender_of(shop, shop.available), shop.carts)
     assert scores.shape == (8, 10)
     starts, rows = shop.carts
     for i, found in enumerate(scores):
@@ -206,10 +214,9 @@ def test_canaries_are_the_best_scores_of_the_first_carts_without_what_is_in_them
 
 def test_canaries_shorten_to_what_every_cart_leaves(shop):
     carts = [np.arange(58, dtype=np.int32), np.array([3], dtype=np.int32)]
-    queries = Queries(np.ones((2, 8), dtype=np.float32), carts)
-    everything = np.ones(60, dtype=bool)
-    assert canary_scores(shop.item_vectors, everything, queries).shape == (2, 2)
-    assert canary_scores(shop.item_vectors, everything, Queries(queries.vectors[:0], [])).shape == (0, 0)
+    recommender = recommender_of(shop, np.ones(60, dtype=bool))
+    assert canary_scores(recommender, bags_of(carts)).shape == (2, 2)
+    assert canary_scores(recommender, bags_of([])).shape == (0, 0)
 
 
 def test_the_recall_of_users_is_measured_with_their_histories_left_out(large_shop, tmp_path, monkeypatch):
@@ -278,7 +285,12 @@ def test_what_falls_below_the_promise_on_all_queries_together_is_followed_by_the
         found = candidate(index, plan, queries, *others)
         return found if plan.is_exact else replace(found, kept=False)
 
+    def seconds(index, queries):
+        return 10.0 if index.is_exact else 1.0  # whatever else the machine is doing
+
     monkeypatch.setattr("engine.calibration.candidate", judged)
+    monkeypatch.setattr("engine.measurement.alone_microseconds", seconds)
+    monkeypatch.setattr("engine.choice.alone_microseconds", seconds)
     queries = {"user": some_queries(60)}
     index = add_measured_index(draft, IndexPlan(AUTO), vectors, available, queries, 0.5, 0.0, IndexLines(told.append))
     assert index["factory"] == index["candidates"][0]["factory"] == "Pruned"

@@ -15,7 +15,7 @@ from fake_backend import ITEMS, FakeReleases, FakeSnapshot, serving
 from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc
 
-from engine.client import Cart, Client, Recommendations, ReleaseInfo
+from engine.client import Cart, Client, PartInfo, Recommendations, ReleaseInfo
 from engine.errors import ClientError, ServerError
 from engine.filters import All, AnyOf, Not, Range
 from engine.queries import CartQuery, Repeat, SimilarQuery, Source, UserQuery
@@ -139,6 +139,7 @@ def test_the_release_is_described(client: Client) -> None:
             "index/user/recall@20": 0.75,
             "index/user/median_microseconds": 8.5,
         },
+        parts=(PartInfo("als", 1.0, 1.0), PartInfo("neighbours", 0.5, 2.0)),
     )
 
 

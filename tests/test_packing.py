@@ -16,7 +16,8 @@ from engine.calibration import check_index, rebuild_index
 from engine.cli import main
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible, UsageError
-from engine.packing import Histories, add_vectors
+from engine.histories import Histories
+from engine.packing import add_vectors
 from engine.parts import DensePart
 from engine.plan import IndexPlan
 from engine.queries import UserQuery

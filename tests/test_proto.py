@@ -118,9 +118,10 @@ def test_every_question_is_restricted_alike() -> None:
 
 def test_every_answer_carries_the_same_columns() -> None:
     messages = recommendation_pb2.DESCRIPTOR.message_types_by_name
+    shares = ["share_item_ids", "shares"]
     for name in ("RecommendForUser", "RecommendForCart", "RecommendSimilarItems"):
         fields = messages[f"{name}Response"].fields_by_name
-        assert list(fields) == ["item_ids", "scores", "source", "release_id", "unknown_item_ids", "titles"]
+        assert list(fields) == ["item_ids", "scores", "source", "release_id", "unknown_item_ids", "titles", *shares]
         assert fields["scores"].type == FieldDescriptor.TYPE_FLOAT
     for name in ("BatchRecommendForUsers", "BatchRecommendForCarts"):
         fields = messages[f"{name}Response"].fields_by_name

@@ -34,7 +34,7 @@ def searched(vectors, query, k, allowed=ALL, excluded=NOTHING):
     table, d = table_of(vectors), vectors.shape[1]
     size = search_one(
         table.codes, table.scales, *build_table(table).arrays().values(), query,
-        np.float32(underflow(d)), allowed, excluded, rows, scores,
+        np.float32(underflow(d)), allowed, excluded, rows, scores, 0,
     )  # fmt: skip
     return rows[:size].tolist(), scores[:size].tolist()
 

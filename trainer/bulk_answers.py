@@ -1,23 +1,24 @@
 """What each user of a release gets, for thousands of users at a time.
 
-The same answers as those of engine.retrieval to RecommendForUser, which the trainer does not import: a user with a
-vector gets the best of the index, one without what is popular. tests/test_recommend_all.py holds the two together, to
-the bit.
+The same answers as those of engine.retrieval to RecommendForUser, which the trainer does not import: a user who likes
+anything gets the best of the recommender, another what is popular. tests/test_recommend_all.py holds the two together,
+to the bit.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.index import Index
-from engine.parts import DensePart
+from engine.histories import Histories
+from engine.parts import Sizes
 from engine.plan import IndexPlan
+from engine.recommender import DenseMemory, Recommender
 from engine.release import Release
 from engine.scoring import Found
+from engine.sparse_part import read_sparse_parts
 
 Rows = NDArray[np.int32]
 
@@ -45,30 +46,26 @@ class BulkAnswers:
 
     def __init__(self, release: Release, limit: int, *, repeats: bool) -> None:
         """Open the release. Raises ReleaseError, IndexUnsupported."""
-        part = DensePart.of(release.manifest)
-        self._starts = release.array("users/history.indptr", np.int64, (part.n_users + 1,))
-        self._history_rows = release.array("users/history.indices", np.int32, (part.n_entries,))
-        self._history_values = release.array("users/history.values", np.float32, (part.n_entries,))
-        self._user_vectors = part.user_vectors(release)
-        available = release.array("items/available", np.bool_, (part.n_items,))
-        popular_rows = release.array("items/popular_rows", np.int32, (part.n_items,))
+        sizes = Sizes.of(release.manifest)
+        self._n_items = sizes.n_items
+        self._histories = Histories.read(release)
+        available = release.array("items/available", np.bool_, (sizes.n_items,))
+        popular_rows = release.array("items/popular_rows", np.int32, (sizes.n_items,))
         self._popular_rows = popular_rows[available[popular_rows]]
-        self._popularity = release.array("items/popularity", np.int32, (part.n_items,))
-        self._index = Index(release, part.item_vectors(release), IndexPlan(), available)
-        self._limit = min(limit, self._index.n_available)
+        self._popularity = release.array("items/popularity", np.int32, (sizes.n_items,))
+        dense = DenseMemory.open(release, available, IndexPlan())
+        self._recommender = Recommender(dense, read_sparse_parts(release), available)
+        self._limit = min(limit, int(available.sum()))
         self._repeats = repeats
 
     def of(self, start: int, stop: int) -> Block:
         """The answers for the users of the rows from start to stop, computed by the calling thread alone."""
-        starts = self._starts[start : stop + 1]
-        cuts = starts - starts[0]
-        personal = _any_in_each(self._history_values[starts[0] : starts[-1]] > 0, cuts)
-        excluded = (
-            [_NO_ROWS] * (stop - start) if self._repeats else _cut(self._history_rows[starts[0] : starts[-1]], cuts)
-        )
-        queries = np.ascontiguousarray(self._user_vectors[start:stop][personal])
-        of_queries = [rows for rows, is_personal in zip(excluded, personal.tolist(), strict=True) if is_personal]
-        found = iter(self._index.exact(queries, self._limit, of_queries))
+        histories = [self._histories.of(user, self._n_items) for user in range(start, stop)]
+        personal = np.array([each.is_liked for each in histories], dtype=np.bool_)
+        excluded = [_NO_ROWS if self._repeats else each.rows for each in histories]
+        asked = np.flatnonzero(personal).tolist()
+        queries = [self._recommender.query(histories[place], "user", user=start + place) for place in asked]
+        found = iter(self._recommender.search(queries, self._limit, [excluded[place] for place in asked], None))
         answers = [
             next(found) if is_personal else self._most_popular(rows)
             for rows, is_personal in zip(excluded, personal.tolist(), strict=True)
@@ -85,13 +82,3 @@ class BulkAnswers:
         rows = self._popular_rows[: self._limit + len(excluded)]
         rows = rows[~np.isin(rows, excluded)][: self._limit]
         return rows, self._popularity[rows].astype(np.float32)
-
-
-def _any_in_each(marks: NDArray[np.bool_], cuts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether any mark is set from cuts[i] to cuts[i + 1], (m,) of m + 1 cuts; a stretch may be empty."""
-    before = np.concatenate([[0], np.cumsum(marks)])
-    return before[cuts[1:]] > before[cuts[:-1]]
-
-
-def _cut(rows: Rows, cuts: NDArray[np.int64]) -> list[Rows]:
-    return [rows[start:stop] for start, stop in itertools.pairwise(cuts.tolist())]

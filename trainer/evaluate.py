@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,33 @@ _BATCH_SCORES = 1 << 22
 """Scores that a thread holds at a time, 16 MiB of float32. Bounds of batches never depend on the number of threads."""
 
 
+class Scores(Protocol):
+    """Anything that scores all items for users by row: vectors (Scorer), or the parts of a recommender."""
+
+    @property
+    def n_items(self) -> int:
+        """How many items there are."""
+
+    def scores(self, users: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Float32 (users, n_items), to be overwritten."""
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Anything whose score of an item for a user is an inner product: float32 (n_users, d) and (n_items, d)."""
 
     user_vectors: NDArray[np.float32]
     item_vectors: NDArray[np.float32]
+
+    @property
+    def n_items(self) -> int:
+        """How many items there are."""
+        return len(self.item_vectors)
+
+    def scores(self, users: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Float32 (users, n_items), a new array."""
+        products: NDArray[np.float32] = self.user_vectors[users] @ self.item_vectors.T
+        return products
 
 
 @dataclass(frozen=True)
@@ -161,7 +183,7 @@ def check_metrics(metrics: Sequence[Metric], held_out: HeldOut | None) -> None:
 
 
 def rank_catalogue(
-    scorer: Scorer,
+    scorer: Scores,
     history: Csr,
     held_out: HeldOut,
     metrics: Sequence[Metric],
@@ -173,8 +195,8 @@ def rank_catalogue(
 
 
 def catalogue_ranking(
-    scorer: Scorer,
-    history: Csr,
+    scorer: Scores,
+    history: Csr | None,
     held_out: HeldOut,
     depth: int,
     *,
@@ -182,19 +204,23 @@ def catalogue_ranking(
     threads: int = 0,
     on_progress: Callable[[float], None] | None = None,
 ) -> Ranking:
-    """Rank all items but the user's history for each held-out user; the same for any number of threads (0: all)."""
-    n_users, n_items = len(held_out.users), len(scorer.item_vectors)
+    """Rank all items but the user's history for each held-out user; the same for any number of threads (0: all).
+
+    Without a history, what a user has competes with all else.
+    """
+    n_users, n_items = len(held_out.users), scorer.n_items
     rows = np.full((n_users, depth), -1, dtype=np.int32)
     hits = np.zeros((n_users, depth), dtype=bool)
     batch = max(1, _BATCH_SCORES // max(1, n_items))
 
     def rank(start: int) -> int:
         users = held_out.users[start : start + batch]
-        scores = scorer.user_vectors[users] @ scorer.item_vectors.T
+        scores = scorer.scores(users)
         relevant = np.zeros(n_items, dtype=bool)
         best = np.empty(min(depth, n_items), dtype=np.int64)
         for i, user in enumerate(users.tolist()):
-            scores[i, history.row(user)[0]] = -np.inf
+            if history is not None:
+                scores[i, history.row(user)[0]] = -np.inf
             size = top_positions(scores[i], best)
             rows[start + i, :size] = best[:size]
             relevant[held_out.items[start + i]] = True
@@ -238,20 +264,22 @@ def match_cases(train: Interactions, candidates: Candidates) -> Cases:
     )
 
 
-def rank_candidates(scorer: Scorer, cases: Cases, metrics: Sequence[Metric]) -> dict[str, float]:
+def rank_candidates(scorer: Scores, cases: Cases, metrics: Sequence[Metric]) -> dict[str, float]:
     """The mean of each metric of hits over the cases, as `candidates_ranking` ranks them."""
     return measure(metrics, candidates_ranking(scorer, cases, max(metric.k for metric in metrics))).means
 
 
-def candidates_ranking(scorer: Scorer, cases: Cases, depth: int) -> Ranking:
+def candidates_ranking(scorer: Scores, cases: Cases, depth: int) -> Ranking:
     """Rank each test item among its own candidates; items that training never saw are not listed."""
     rows = np.full((len(cases.users), depth), -1, dtype=np.int32)
     hits = np.zeros((len(cases.users), depth), dtype=bool)
-    for i, (user, candidates) in enumerate(zip(cases.users.tolist(), cases.items, strict=True)):
-        known = candidates[candidates >= 0]
-        scores = scorer.item_vectors[known] @ scorer.user_vectors[user]
-        best = known[np.lexsort((known, -scores))][:depth]
-        rows[i, : len(best)] = best
-        hits[i, : len(best)] = best == candidates[0]
+    batch = max(1, _BATCH_SCORES // max(1, scorer.n_items))
+    for start in range(0, len(cases.users), batch):
+        users = cases.users[start : start + batch]
+        for i, (scores, candidates) in enumerate(zip(scorer.scores(users), cases.items[start:], strict=False), start):
+            known = candidates[candidates >= 0]
+            best = known[np.lexsort((known, -scores[known]))][:depth]
+            rows[i, : len(best)] = best
+            hits[i, : len(best)] = best == candidates[0]
     n_cases = len(cases.users)
     return Ranking(rows, hits, np.ones(n_cases, dtype=np.int64), np.zeros(n_cases))

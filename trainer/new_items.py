@@ -43,6 +43,7 @@ from trainer.growth import (
 from trainer.half_epoch import Penalty
 from trainer.interactions import Interactions
 from trainer.items import Items
+from trainer.learned import Learned
 from trainer.memory import require_memory_to_fold_in
 from trainer.options import AlsOptions
 from trainer.publishing import Contents, publish_contents, sample_carts
@@ -104,7 +105,7 @@ def fold_events_in(
     published = publish_contents(
         repository,
         contents,
-        Embeddings(users, table.vectors, table.spectrum, part.unobserved_weight, base.options(), losses=()),
+        Learned(Embeddings(users, table.vectors, table.spectrum, part.unobserved_weight, base.options(), losses=())),
         {**kept, "index_of": release_id, "folded_in": described},
         plan=plan,
         promised_recall=promised_recall,

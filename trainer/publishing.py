@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from engine.attributes import Attribute, add_attributes
 from engine.calibration import CANARY_SCORES, add_measured_index, canary_scores
+from engine.histories import Histories
 from engine.ids import IdTable
+from engine.index import Index
 from engine.index_progress import SILENCE, IndexProgress
+from engine.kinds import ByKind
 from engine.measurement import MAX_QUERIES, Bags, bags_of
-from engine.packing import Histories, carry, told
+from engine.packing import carry, told
 from engine.parts import EXPORT_ROTATION
 from engine.plan import IndexPlan
+from engine.recommender import DenseMemory, Recommender
 from engine.release import Draft
 from engine.repository import Repository
 from engine.vector_formats import FLOAT32
@@ -25,6 +29,7 @@ from trainer.als import Embeddings
 from trainer.export import Alignment
 from trainer.interactions import Csr, Interactions
 from trainer.items import Items
+from trainer.learned import DENSE_NAME, Learned
 
 _log = logging.getLogger("nearcart")
 
@@ -51,11 +56,12 @@ def publish_release(
     repository: Repository,
     interactions: Interactions,
     items: Items,
-    embeddings: Embeddings,
+    learned: Learned,
     *,
     plan: IndexPlan,
     promised_recall: float,
     configuration: Mapping[str, Any],
+    seed: int = 42,
     promote: bool,
     vectors: str = FLOAT32,
     index_seconds: float = 0.0,
@@ -70,18 +76,19 @@ def publish_release(
         n_events=interactions.report.rows_kept,
         attributes=items.attributes,
         available=items.available,
-        carts=sample_carts(interactions, np.random.default_rng(embeddings.options.seed)),
+        carts=sample_carts(interactions, np.random.default_rng(seed)),
     )
+    losses = () if learned.embeddings is None else learned.embeddings.losses
     fields = {
-        "metrics": {"loss": embeddings.losses[-1]},
-        "losses": list(embeddings.losses),
+        "metrics": {**({"loss": losses[-1]} if losses else {}), **learned.metrics},
+        "losses": list(losses),
         "events": interactions.report.as_dict(),
         "configuration": dict(configuration),
     }
     return publish_contents(
         repository,
         contents,
-        embeddings,
+        learned,
         fields,
         plan=plan,
         promised_recall=promised_recall,
@@ -96,7 +103,7 @@ def publish_release(
 def publish_contents(
     repository: Repository,
     contents: Contents,
-    embeddings: Embeddings,
+    learned: Learned,
     fields: Mapping[str, Any],
     *,
     plan: IndexPlan,
@@ -110,24 +117,16 @@ def publish_contents(
     """Write and publish a release; returns its id. Raises PublishFailed, IndexUnsupported, RecallNotReached.
 
     `fields` of the manifest are those that say where the release comes from; `vectors` is the format to carry them in.
-    With an alignment, the release's vectors
-    are exported through its rotation, otherwise as they are.
+    With an alignment, the release's vectors are exported through its rotation, otherwise as they are.
     """
-    options, by_user, carts, available = embeddings.options, contents.by_user, contents.carts, contents.available
-    histories = Histories(by_user.indptr, by_user.indices, by_user.values)
+    by_user, carts, available = contents.by_user, contents.carts, contents.available
+    histories = Histories(by_user.indptr, by_user.indices, by_user.values, learned.ages)
     with repository.draft() as draft:
-        _add_users(draft, contents)
+        draft.add_arrays("users/ids", contents.user_ids.arrays())
+        histories.store(draft)
         attributes = _add_items(draft, contents)
-        carried = carry(
-            draft, embeddings.encoder(), embeddings.user_vectors, histories, carts, available, vectors, options.threads
-        )
-        items, queries = carried.encoder.item_vectors, carried.queries
-        if alignment is not None:
-            draft.add_array(EXPORT_ROTATION, alignment.rotation)
         draft.add_array("canaries/carts.indptr", carts[0])
         draft.add_array("canaries/carts.indices", carts[1])
-        draft.add_array(CANARY_SCORES, canary_scores(items, available, queries["cart"]))
-        index = add_measured_index(draft, plan, items, available, queries, promised_recall, index_seconds, progress)
         written: dict[str, Any] = {
             "sizes": {
                 "users": len(contents.user_ids),
@@ -135,29 +134,47 @@ def publish_contents(
                 "entries": by_user.n_entries,
                 "events": contents.n_events,
             },
-            "parts": [
-                {
-                    "name": "als",
-                    "weight": 1.0,
-                    "encoder": {
-                        "kind": "ridge",
-                        "unobserved_weight": embeddings.unobserved_weight,
-                        "regularization": options.regularization,
-                        "regularization_exponent": options.regularization_exponent,
-                    },
-                    "memory": {"kind": "dense", "factors": options.factors},
-                    "vectors": vectors,
-                }
-            ],
-            "index": index,
+            "parts": [],
+            "index": {},
             "attributes": attributes,
         }
-        if carried.packing is not None:
-            written["packing"] = carried.packing
-            _log.info("%s", told(written))
-        if alignment is not None:
-            written["aligned_to"] = alignment.release_id
+        dense, embeddings = None, learned.embeddings
+        if embeddings is not None:
+            encoder, users, threads = embeddings.encoder(), embeddings.user_vectors, embeddings.options.threads
+            carried = carry(draft, encoder, users, histories, carts, available, vectors, threads)
+            items, queries = carried.encoder.item_vectors, carried.queries
+            if alignment is not None:
+                draft.add_array(EXPORT_ROTATION, alignment.rotation)
+                written["aligned_to"] = alignment.release_id
+            written["index"] = add_measured_index(
+                draft, plan, items, available, queries, promised_recall, index_seconds, progress
+            )
+            written["parts"].append(_dense_part(embeddings, learned.dense_weight, vectors))
+            if carried.packing is not None:
+                written["packing"] = carried.packing
+                _log.info("%s", told(written))
+            exact = Index(draft, items, IndexPlan(), available)
+            dense = DenseMemory(DENSE_NAME, learned.dense_weight, carried.encoder, carried.users, exact)
+        written["parts"] += [part.store(draft, len(written["parts"]) + i) for i, part in enumerate(learned.sparse)]
+        draft.add_array(CANARY_SCORES, canary_scores(Recommender(dense, learned.sparse, available), carts))
         return repository.publish(draft, {**written, **fields}, promote=promote)
+
+
+def _dense_part(embeddings: Embeddings, weight: ByKind, vectors: str) -> dict[str, Any]:
+    """The manifest's words."""
+    options = embeddings.options
+    return {
+        "name": DENSE_NAME,
+        "weight": weight._asdict(),
+        "encoder": {
+            "kind": "ridge",
+            "unobserved_weight": embeddings.unobserved_weight,
+            "regularization": options.regularization,
+            "regularization_exponent": options.regularization_exponent,
+        },
+        "memory": {"kind": "dense", "factors": options.factors},
+        "vectors": vectors,
+    }
 
 
 def sample_carts(interactions: Interactions, generator: np.random.Generator) -> Bags:
@@ -174,14 +191,6 @@ def sample_carts(interactions: Interactions, generator: np.random.Generator) -> 
         if len(cart):
             carts.append(np.sort(generator.choice(cart, min(len(cart), limit), replace=False)).astype(np.int32))
     return bags_of(carts)
-
-
-def _add_users(draft: Draft, contents: Contents) -> None:
-    by_user = contents.by_user
-    draft.add_arrays("users/ids", contents.user_ids.arrays())
-    draft.add_array("users/history.indptr", by_user.indptr)
-    draft.add_array("users/history.indices", by_user.indices)
-    draft.add_array("users/history.values", by_user.values)
 
 
 def _add_items(draft: Draft, contents: Contents) -> list[dict[str, str]]:

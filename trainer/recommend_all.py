@@ -23,7 +23,7 @@ from pyarrow import parquet
 from threadpoolctl import threadpool_limits
 
 from engine.ids import StringTable
-from engine.parts import DensePart
+from engine.parts import Sizes
 from engine.release import Release, publishing, reading
 from trainer.bulk_answers import Block, BulkAnswers
 from trainer.errors import OutputMismatch
@@ -61,15 +61,15 @@ class Job:
     @classmethod
     def of(cls, release: Release, limit: int, repeat: str) -> Job:
         """The job of answering all users of a release. Raises ReleaseError."""
-        part = DensePart.of(release.manifest)
+        sizes = Sizes.of(release.manifest)
         return cls(
             release_id=release.release_id,
             release_checksum=str(release.manifest["checksum"]),
             limit=limit,
             repeat=repeat,
             program=importlib.metadata.version("nearcart"),
-            users=part.n_users,
-            part_users=min(_PART_USERS, _PART_ITEMS // max(1, min(limit, part.n_items))),
+            users=sizes.n_users,
+            part_users=min(_PART_USERS, _PART_ITEMS // max(1, min(limit, sizes.n_items))),
         )
 
     @property
@@ -127,7 +127,7 @@ class _Run:
         self._output, self._job = output, job
         self._answers = BulkAnswers(release, job.limit, repeats=job.repeat == "mix")
         self._user_ids = StringTable.from_arrays(release.table("users/ids", job.users))
-        n_items = DensePart.of(release.manifest).n_items
+        n_items = Sizes.of(release.manifest).n_items
         self._item_ids = all_ids(StringTable.from_arrays(release.table("items/ids", n_items)))
         # Every part but the last has as many blocks; a part without users has one.
         self._starts = {

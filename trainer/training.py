@@ -16,6 +16,7 @@ from trainer.early_stopping import ITEM_COPIES, METRIC, EarlyStopping
 from trainer.export import Alignment, align
 from trainer.interactions import Interactions, read_interactions
 from trainer.items import read_catalogue
+from trainer.learned import Learned
 from trainer.memory import require_memory
 from trainer.options import TrainOptions
 from trainer.progress import Steps, index_progress, training_progress
@@ -76,10 +77,11 @@ def train_release(options: TrainOptions) -> str:
             repository,
             interactions,
             items,
-            embeddings,
+            Learned(embeddings),
             plan=plan,
             promised_recall=options.recall,
             configuration=as_mapping(options),
+            seed=als.seed,
             promote=options.promote,
             vectors=options.vectors,
             index_seconds=options.index_seconds,

@@ -116,6 +116,8 @@ class RecommendForUserRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_SHARES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user. Required, 1 to 512 bytes; INVALID_ARGUMENT otherwise."""
     limit: _builtins.int
@@ -128,6 +130,10 @@ class RecommendForUserRequest(_message.Message):
     """
     include_titles: _builtins.bool
     """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
+    include_shares: _builtins.bool
+    """Whether to fill `shares` in the answer. Default false. Where `limit` times the number of items in the user's history exceeds
+    100000 the request gets INVALID_ARGUMENT.
+    """
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside those that `repeat` leaves out. Default none. No bound but that of the
@@ -136,8 +142,9 @@ class RecommendForUserRequest(_message.Message):
 
     @_builtins.property
     def recent_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Items of events since the release was trained. They join the user's history, for the answer and for `repeat`, and
-        make a user answerable whom the release does not know. Default none; at most 500, more get INVALID_ARGUMENT.
+        """Items of events since the release was trained, the newest last. They join the user's history, for the answer and
+        for `repeat`, and make a user answerable whom the release does not know. Default none; at most 500, more get
+        INVALID_ARGUMENT.
         """
 
     @_builtins.property
@@ -153,6 +160,13 @@ class RecommendForUserRequest(_message.Message):
         INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def without_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the recommender that do not count in this answer, by their names in GetReleaseResponse: for comparison.
+        Default none, at most 100. A name that the release does not have gets INVALID_ARGUMENT, and so does a list that
+        leaves no part that answers this kind of query.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +179,12 @@ class RecommendForUserRequest(_message.Message):
         filter: Global___Filter | None = ...,
         include_titles: _builtins.bool = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        without_parts: _abc.Iterable[_builtins.str] | None = ...,
+        include_shares: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "limit", b"limit", "recent_item_ids", b"recent_item_ids", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_shares", b"include_shares", "include_titles", b"include_titles", "limit", b"limit", "recent_item_ids", b"recent_item_ids", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -188,6 +204,8 @@ class RecommendForUserResponse(_message.Message):
     RELEASE_ID_FIELD_NUMBER: _builtins.int
     UNKNOWN_ITEM_IDS_FIELD_NUMBER: _builtins.int
     TITLES_FIELD_NUMBER: _builtins.int
+    SHARE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     source: Global___Source.ValueType
     """SOURCE_PERSONAL or SOURCE_POPULAR."""
     release_id: _builtins.str
@@ -198,7 +216,7 @@ class RecommendForUserResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The score of each item, never rising: exact inner products, or numbers of users for SOURCE_POPULAR. Scores of
+        """The score of each item, never rising: the exact sum of the parts, or numbers of users for SOURCE_POPULAR. Scores of
         different queries or releases are not comparable.
         """
 
@@ -210,6 +228,16 @@ class RecommendForUserResponse(_message.Message):
     def titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The title of each item, "" where it has none. Empty unless `include_titles` was set."""
 
+    @_builtins.property
+    def share_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The items that were asked with, those of the user's history and recent ones. Empty unless `include_shares` was set; empty for SOURCE_POPULAR."""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What each of `share_item_ids` gives to each score: for each item of the answer, in order, as many numbers as there
+        are `share_item_ids`. Each item's add up to its score, within rounding; they may be negative.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +247,12 @@ class RecommendForUserResponse(_message.Message):
         release_id: _builtins.str = ...,
         unknown_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         titles: _abc.Iterable[_builtins.str] | None = ...,
+        share_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        shares: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "release_id", b"release_id", "scores", b"scores", "source", b"source", "titles", b"titles", "unknown_item_ids", b"unknown_item_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "release_id", b"release_id", "scores", b"scores", "share_item_ids", b"share_item_ids", "shares", b"shares", "source", b"source", "titles", b"titles", "unknown_item_ids", b"unknown_item_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -245,6 +275,8 @@ class RecommendForCartRequest(_message.Message):
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
     HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
+    WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_SHARES_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     user_id: _builtins.str
@@ -266,9 +298,15 @@ class RecommendForCartRequest(_message.Message):
     """How much the user's history counts beside the cart, from 0, the default, not at all, to 1, every entry with its own
     weight. Other numbers get INVALID_ARGUMENT, and so does one above 0 without a `user_id`.
     """
+    include_shares: _builtins.bool
+    """Whether to fill `shares` in the answer. Default false. Where `limit` times the number of items in the cart, and in a history that counts, exceeds
+    100000 the request gets INVALID_ARGUMENT.
+    """
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The items of the cart, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts once."""
+        """The items of the cart, the newest last, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts
+        once, at its last place. The order matters where the release learned from sessions that have one.
+        """
 
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -296,6 +334,13 @@ class RecommendForCartRequest(_message.Message):
         means one of each.
         """
 
+    @_builtins.property
+    def without_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the recommender that do not count in this answer, by their names in GetReleaseResponse: for comparison.
+        Default none, at most 100. A name that the release does not have gets INVALID_ARGUMENT, and so does a list that
+        leaves no part that answers this kind of query.
+        """
+
     def __init__(
         self,
         *,
@@ -310,10 +355,12 @@ class RecommendForCartRequest(_message.Message):
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         quantities: _abc.Iterable[_builtins.int] | None = ...,
         history_weight: _builtins.float = ...,
+        without_parts: _abc.Iterable[_builtins.str] | None = ...,
+        include_shares: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "filter", b"filter", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "quantities", b"quantities", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "include_shares", b"include_shares", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "quantities", b"quantities", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -338,6 +385,8 @@ class RecommendForCartResponse(_message.Message):
     RELEASE_ID_FIELD_NUMBER: _builtins.int
     UNKNOWN_ITEM_IDS_FIELD_NUMBER: _builtins.int
     TITLES_FIELD_NUMBER: _builtins.int
+    SHARE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     source: Global___Source.ValueType
     """SOURCE_CART, or where nothing of the cart is known SOURCE_PERSONAL or SOURCE_POPULAR."""
     release_id: _builtins.str
@@ -348,7 +397,7 @@ class RecommendForCartResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The score of each item, never rising: exact inner products, or numbers of users for SOURCE_POPULAR. Scores of
+        """The score of each item, never rising: the exact sum of the parts, or numbers of users for SOURCE_POPULAR. Scores of
         different queries or releases are not comparable.
         """
 
@@ -360,6 +409,16 @@ class RecommendForCartResponse(_message.Message):
     def titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The title of each item, "" where it has none. Empty unless `include_titles` was set."""
 
+    @_builtins.property
+    def share_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The items that were asked with, those of the cart, and of a history that counts. Empty unless `include_shares` was set; empty for SOURCE_POPULAR."""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What each of `share_item_ids` gives to each score: for each item of the answer, in order, as many numbers as there
+        are `share_item_ids`. Each item's add up to its score, within rounding; they may be negative.
+        """
+
     def __init__(
         self,
         *,
@@ -369,10 +428,12 @@ class RecommendForCartResponse(_message.Message):
         release_id: _builtins.str = ...,
         unknown_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         titles: _abc.Iterable[_builtins.str] | None = ...,
+        share_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        shares: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "release_id", b"release_id", "scores", b"scores", "source", b"source", "titles", b"titles", "unknown_item_ids", b"unknown_item_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "release_id", b"release_id", "scores", b"scores", "share_item_ids", b"share_item_ids", "shares", b"shares", "source", b"source", "titles", b"titles", "unknown_item_ids", b"unknown_item_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,12 +451,16 @@ class RecommendSimilarItemsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_SHARES_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item. Required, 1 to 512 bytes, INVALID_ARGUMENT otherwise; NOT_FOUND where the release does not know it."""
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     include_titles: _builtins.bool
     """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
+    include_shares: _builtins.bool
+    """Whether to fill `shares` in the answer. Default false."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside the item itself. Default none. No bound but that of the whole request
@@ -415,6 +480,13 @@ class RecommendSimilarItemsRequest(_message.Message):
         INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def without_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the recommender that do not count in this answer, by their names in GetReleaseResponse: for comparison.
+        Default none, at most 100. A name that the release does not have gets INVALID_ARGUMENT, and so does a list that
+        leaves no part that answers this kind of query.
+        """
+
     def __init__(
         self,
         *,
@@ -424,10 +496,12 @@ class RecommendSimilarItemsRequest(_message.Message):
         filter: Global___Filter | None = ...,
         include_titles: _builtins.bool = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        without_parts: _abc.Iterable[_builtins.str] | None = ...,
+        include_shares: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_id", b"item_id", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_shares", b"include_shares", "include_titles", b"include_titles", "item_id", b"item_id", "limit", b"limit", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -447,6 +521,8 @@ class RecommendSimilarItemsResponse(_message.Message):
     RELEASE_ID_FIELD_NUMBER: _builtins.int
     UNKNOWN_ITEM_IDS_FIELD_NUMBER: _builtins.int
     TITLES_FIELD_NUMBER: _builtins.int
+    SHARE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     source: Global___Source.ValueType
     """SOURCE_SIMILAR."""
     release_id: _builtins.str
@@ -467,6 +543,16 @@ class RecommendSimilarItemsResponse(_message.Message):
     def titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The title of each item, "" where it has none. Empty unless `include_titles` was set."""
 
+    @_builtins.property
+    def share_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The items that were asked with, one. Empty unless `include_shares` was set; empty for SOURCE_POPULAR."""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What each of `share_item_ids` gives to each score: for each item of the answer, in order, as many numbers as there
+        are `share_item_ids`. Each item's add up to its score, within rounding; they may be negative.
+        """
+
     def __init__(
         self,
         *,
@@ -476,10 +562,12 @@ class RecommendSimilarItemsResponse(_message.Message):
         release_id: _builtins.str = ...,
         unknown_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         titles: _abc.Iterable[_builtins.str] | None = ...,
+        share_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        shares: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "release_id", b"release_id", "scores", b"scores", "source", b"source", "titles", b"titles", "unknown_item_ids", b"unknown_item_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids", "release_id", b"release_id", "scores", b"scores", "share_item_ids", b"share_item_ids", "shares", b"shares", "source", b"source", "titles", b"titles", "unknown_item_ids", b"unknown_item_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,6 +586,7 @@ class BatchRecommendForUsersRequest(_message.Message):
     STRICT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each user, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose users times limit exceed 100000. Unset means 20.
@@ -528,6 +617,13 @@ class BatchRecommendForUsersRequest(_message.Message):
         whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def without_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the recommender that do not count in this answer, by their names in GetReleaseResponse: for comparison.
+        Default none, at most 100. A name that the release does not have gets INVALID_ARGUMENT, and so does a list that
+        leaves no part that answers this kind of query.
+        """
+
     def __init__(
         self,
         *,
@@ -538,10 +634,11 @@ class BatchRecommendForUsersRequest(_message.Message):
         strict: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        without_parts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_ids", b"user_ids", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -619,6 +716,7 @@ class BatchRecommendForCartsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
+    WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each cart, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose carts times limit exceed 100000. Unset means 20.
@@ -657,6 +755,13 @@ class BatchRecommendForCartsRequest(_message.Message):
         whole request (4 MiB); unknown and repeated ids are harmless; an empty or overlong id gets INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def without_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the recommender that do not count in this answer, by their names in GetReleaseResponse: for comparison.
+        Default none, at most 100. A name that the release does not have gets INVALID_ARGUMENT, and so does a list that
+        leaves no part that answers this kind of query.
+        """
+
     def __init__(
         self,
         *,
@@ -668,10 +773,11 @@ class BatchRecommendForCartsRequest(_message.Message):
         filter: Global___Filter | None = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         history_weight: _builtins.float = ...,
+        without_parts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "limit", b"limit", "repeat", b"repeat", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -692,7 +798,9 @@ class Cart(_message.Message):
     """Whose cart it is, as in RecommendForCartRequest. Unset means nobody's; set but empty gets INVALID_ARGUMENT."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The items of the cart, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts once."""
+        """The items of the cart, the newest last, 1 to 500; none or more get INVALID_ARGUMENT. An item named twice counts
+        once, at its last place.
+        """
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -1021,6 +1129,7 @@ class GetReleaseResponse(_message.Message):
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     release_id: _builtins.str
     """Its name, as every answer carries it."""
     user_count: _builtins.int
@@ -1039,6 +1148,10 @@ class GetReleaseResponse(_message.Message):
         "index/user/recall@20" and "index/cart/median_microseconds". Empty where nothing was.
         """
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
+        """The parts whose scores add up to those of an answer; one at least."""
+
     def __init__(
         self,
         *,
@@ -1048,11 +1161,42 @@ class GetReleaseResponse(_message.Message):
         item_count: _builtins.int = ...,
         format_version: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        parts: _abc.Iterable[Global___Part] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "format_version", b"format_version", "item_count", b"item_count", "metrics", b"metrics", "release_id", b"release_id", "user_count", b"user_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "format_version", b"format_version", "item_count", b"item_count", "metrics", b"metrics", "parts", b"parts", "release_id", b"release_id", "user_count", b"user_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetReleaseResponse: _TypeAlias = GetReleaseResponse  # noqa: Y015
+
+@_typing.final
+class Part(_message.Message):
+    """A part of a recommender: an encoder of queries with a memory of items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    USER_WEIGHT_FIELD_NUMBER: _builtins.int
+    CART_WEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, unique in the release."""
+    user_weight: _builtins.float
+    """What its scores count for users; 0 where it does not answer for them."""
+    cart_weight: _builtins.float
+    """What its scores count for carts and for items similar to one; 0 where it does not answer for them."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        user_weight: _builtins.float = ...,
+        cart_weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart_weight", b"cart_weight", "name", b"name", "user_weight", b"user_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015

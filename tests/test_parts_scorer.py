@@ -1,0 +1,67 @@
+"""What evaluation ranks by: the same scores as those that serving finds the best of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_recommender import NoFiles, made_evidence, made_part
+
+from engine.index import Index
+from engine.kinds import ByKind
+from engine.plan import IndexPlan
+from engine.recommender import DenseMemory, Recommender
+from trainer.als import Embeddings
+from trainer.learned import DENSE_NAME, Learned
+from trainer.options import AlsOptions
+from trainer.parts_scorer import PartsScorer, cart_scorer
+
+N_ITEMS = 80
+
+
+@pytest.fixture
+def embeddings():
+    generator = np.random.default_rng(0)
+    items = generator.normal(size=(N_ITEMS, 8)).astype(np.float32)
+    users = generator.normal(size=(6, 8)).astype(np.float32)
+    return Embeddings(users, items, np.square(items).sum(axis=0), 0.1, AlsOptions(factors=8), (1.0,))
+
+
+@pytest.fixture(params=["vectors", "neighbours", "both"])
+def learned(request, embeddings):
+    parts = (made_part("neighbours", N_ITEMS, weight=ByKind(2, 0.5), recency=ByKind(1, 0)),)
+    dense = None if request.param == "neighbours" else embeddings
+    return Learned(dense, () if request.param == "vectors" else parts, ByKind(0.5, 3))
+
+
+def recommender_of(learned):
+    available, embeddings = np.ones(N_ITEMS, dtype=bool), learned.embeddings
+    if embeddings is None:
+        return Recommender(None, learned.sparse, available)
+    index = Index(NoFiles(), embeddings.item_vectors, IndexPlan(), available)
+    dense = DenseMemory(DENSE_NAME, learned.dense_weight, embeddings.encoder(), embeddings.user_vectors, index)
+    return Recommender(dense, learned.sparse, available)
+
+
+def of_all(recommender, query):
+    rows, scores = recommender.scan(query, N_ITEMS, np.empty(0, dtype=np.int32))
+    return scores[np.argsort(rows)]
+
+
+def test_carts_score_as_when_serving(learned):
+    generator = np.random.default_rng(1)
+    carts = [made_evidence(N_ITEMS, size, generator) for size in (1, 3, 10)]
+    recommender = recommender_of(learned)
+    found = cart_scorer(learned, N_ITEMS, carts).scores(np.array([2, 0, 1], dtype=np.int32))
+    for scores, place in zip(found, (2, 0, 1), strict=True):
+        expected = of_all(recommender, recommender.query(carts[place], "cart"))
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_users_score_as_when_serving(learned, embeddings):
+    generator = np.random.default_rng(2)
+    histories = [made_evidence(N_ITEMS, 7, generator) for _ in range(6)]
+    recommender = recommender_of(learned)
+    scorer = PartsScorer(learned, N_ITEMS, "user", histories.__getitem__, embeddings.user_vectors)
+    for user, scores in enumerate(scorer.scores(np.arange(6, dtype=np.int32))):
+        expected = of_all(recommender, recommender.query(histories[user], "user", user=user))
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
