@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.ids import IdTable, StringTable
 from trainer.cleaning import Report
-from trainer.interactions import Baskets, Csr, Interactions
+from trainer.interactions import Baskets, Csr, Interactions, dense_ranks
 
 
 def part_of_entries(
@@ -21,7 +21,7 @@ def part_of_entries(
     """The entries where `kept`, bool (entries,) in the order of `by_user`, which must not all be false.
 
     `item_ranks` int64 (n_items,) is the order of the items' ids by bytes. Values, counts, quantities, times and prices
-    stay; baskets lose the items of other entries, and are gone where fewer than two are left.
+    stay; baskets lose the items of other entries, but keep their time, and are gone where fewer than two are left.
     """
     by_user = interactions.by_user
     entries = np.flatnonzero(kept)
@@ -64,8 +64,13 @@ def _baskets(
     sizes = np.bincount(basket_of[stays], minlength=len(baskets))
     stays &= sizes[basket_of] > 1
     rows = new_items[baskets.indices[stays]]
-    indptr = np.append(0, np.cumsum(sizes[sizes > 1])).astype(np.int64)
-    return Baskets(indptr, rows[np.lexsort((rows, basket_of[stays]))], new_users[baskets.user_rows[sizes > 1]])
+    order = np.lexsort((rows, basket_of[stays]))
+    left = sizes > 1
+    indptr = np.append(0, np.cumsum(sizes[left])).astype(np.int64)
+    owners = new_users[baskets.user_rows[left]]
+    return Baskets(
+        indptr, rows[order], owners, baskets.seconds[left], dense_ranks(indptr, baskets.places[stays][order])
+    )
 
 
 def _inverse(rows: NDArray[np.int64], n: int) -> NDArray[np.int32]:

@@ -94,8 +94,7 @@ class RidgeEncoder:
 class BagEncoder:
     """Evidence as a weighted bag of items, for a memory whose rows are items: w (1 + age)^-recency, where w is above 0.
 
-    Negative feedback gives nothing. Of longer evidence the `newest` items count (ties in age: all of the tied or the
-    smaller rows), so that the cost of a query is bounded.
+    Negative feedback gives nothing. Of longer evidence the `newest` items count, so that a query's cost is bounded.
     """
 
     recency: ByKind
@@ -103,16 +102,7 @@ class BagEncoder:
 
     def encode(self, evidence: Evidence, kind: Kind) -> Bag:
         """The bag of evidence, whose rows are items of the release."""
-        kept, recency = evidence.weights > 0, self.recency.of(kind)
-        rows, weights, ages = evidence.rows, evidence.weights, evidence.ages
-        if not kept.all():
-            rows, weights, ages = rows[kept], weights[kept], ages[kept]
-        if len(rows) > self.newest:
-            chosen = np.sort(np.argsort(ages, kind="stable")[: self.newest])
-            rows, weights, ages = rows[chosen], weights[chosen], ages[chosen]
-        if recency:
-            weights = weights * (np.float32(1) + ages.astype(np.float32)) ** np.float32(-recency)
-        return Bag(rows, weights)
+        return Bag(*evidence.weighed(self.newest, self.recency.of(kind)))
 
     def shares(self, evidence: Evidence, kind: Kind, memory: SparseMemory, of_rows: Rows) -> NDArray[np.float64]:
         """What each item of the evidence gives to the scores of the items `of_rows`, float64 (k, m)."""

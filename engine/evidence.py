@@ -48,6 +48,22 @@ class Evidence:
         ages[there] = newer.ages
         return Evidence(rows, weights, ages)
 
+    def weighed(self, newest: int, recency: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The items that weigh more than 0, the `newest` of them, and their weights times (1 + age)^-recency.
+
+        Of equally old ones the smaller rows count, where not all do.
+        """
+        rows, weights, ages = self.rows, self.weights, self.ages
+        kept = weights > 0
+        if not kept.all():
+            rows, weights, ages = rows[kept], weights[kept], ages[kept]
+        if len(rows) > newest:
+            chosen = np.sort(np.argsort(ages, kind="stable")[:newest])
+            rows, weights, ages = rows[chosen], weights[chosen], ages[chosen]
+        if recency:
+            weights = weights * (1 + ages.astype(np.float32)) ** np.float32(-recency)
+        return rows, weights
+
 
 def require_rows(rows: NDArray[np.int32], n_items: int) -> None:
     """Raises ReleaseCorrupt for rows that are no items, as a damaged file may name; kernels would read elsewhere."""

@@ -162,7 +162,7 @@ def entries_of(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         if not kinds or not set(kinds) <= KINDS or RIDGE in kinds[1:]:
             raise ReleaseIncompatible(
                 f"release {manifest['release_id']} has the parts {kinds}; this program serves one (ridge, dense) part, "
-                "which comes first, and (bag, sparse) ones"
+                "which comes first, and any number of (bag, sparse) and (sessions, sparse)"
             )
         return entries
 

@@ -1,7 +1,7 @@
 """A part of a recommender whose memory is sparse: how it is named, weighed, stored and read.
 
-The encoder turns evidence into a weighted bag of the memory's rows: engine.encoders.BagEncoder, whose rows are items.
-Checked by tests/test_sparse_part.py.
+The encoder turns evidence into a weighted bag of the memory's rows: items (engine.encoders.BagEncoder) or sessions of
+the past (engine.session_encoder.SessionEncoder). Checked by tests/test_sparse_part.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from engine.encoders import BagEncoder
 from engine.evidence import Evidence
 from engine.kinds import ByKind, Kind
-from engine.parts import BAG, SPARSE, Sizes, entries_of, understanding
+from engine.parts import BAG, SESSIONS, SPARSE, Sizes, entries_of, understanding
 from engine.release import Draft, Release
+from engine.session_encoder import Postings, SessionEncoder
 from engine.sparse_memory import Bag, Rows, SparseMemory
 from engine.stored_arrays import reader
 
@@ -28,12 +29,12 @@ class SparsePart:
 
     name: str
     weight: ByKind
-    encoder: BagEncoder
+    encoder: BagEncoder | SessionEncoder
     memory: SparseMemory
     told: Mapping[str, Any] = field(default_factory=dict)
 
     def bag(self, evidence: Evidence, kind: Kind) -> Bag:
-        """The query that evidence makes of a kind; items after the memory's last row have no entries."""
+        """The query that evidence makes of a kind; items after the last that the encoder knows give nothing."""
         return self.encoder.encode(self._known(evidence), kind)
 
     def shares(self, evidence: Evidence, kind: Kind, of_rows: Rows) -> NDArray[np.float64]:
@@ -44,20 +45,27 @@ class SparsePart:
         return shares
 
     def _known(self, evidence: Evidence) -> Evidence:
-        """Rows ascend, so that those without a row in the memory are the last."""
-        rows = evidence.rows
-        if not len(rows) or rows[-1] < self.memory.n_rows:
+        """Rows ascend, so that those that the encoder does not know are the last."""
+        rows, encoder = evidence.rows, self.encoder
+        n_items = len(encoder.postings.item_weights) if isinstance(encoder, SessionEncoder) else self.memory.n_rows
+        if not len(rows) or rows[-1] < n_items:
             return evidence
-        n_known = int(np.searchsorted(rows, self.memory.n_rows))
+        n_known = int(np.searchsorted(rows, n_items))
         return Evidence(rows[:n_known], evidence.weights[:n_known], evidence.ages[:n_known])
 
     def store(self, draft: Draft, place: int) -> dict[str, Any]:
         """Write the arrays as those of the part at `place`; returns the manifest's words. Raises PublishFailed."""
-        self.memory.store(draft, _directory(place))
-        encoder = {"kind": BAG[0], "recency": self.encoder.recency._asdict(), "newest": self.encoder.newest}
+        directory, encoder = _directory(place), self.encoder
+        self.memory.store(draft, directory)
+        told: dict[str, Any] = {"kind": BAG[0], "recency": encoder.recency._asdict(), "newest": encoder.newest}
+        if isinstance(encoder, SessionEncoder):
+            encoder.postings.store(draft, f"{directory}/postings")
+            told |= {"nearest": encoder.nearest, "sharpness": encoder.sharpness}
+            told |= {"items": len(encoder.postings.item_weights), "postings": len(encoder.postings.sessions)}
+            told["kind"] = SESSIONS[0]
         sizes = {"rows": self.memory.n_rows, "entries": self.memory.n_entries}
         memory = {"kind": SPARSE, **sizes, **self.told}
-        return {"name": self.name, "weight": self.weight._asdict(), "encoder": encoder, "memory": memory}
+        return {"name": self.name, "weight": self.weight._asdict(), "encoder": told, "memory": memory}
 
 
 def read_sparse_parts(release: Release) -> Sequence[SparsePart]:
@@ -79,10 +87,19 @@ def _read(release: Release, place: int, entry: Mapping[str, Any], n_items: int) 
     return SparsePart(
         name=str(entry["name"]),
         weight=ByKind.read(entry["weight"]),
-        encoder=BagEncoder(ByKind.read(encoder["recency"]), int(encoder["newest"])),
+        encoder=_encoder(release, place, encoder, n_rows),
         memory=SparseMemory.read(reader(release, _directory(place)), n_rows, n_entries, n_items),
         told={name: value for name, value in memory.items() if name not in ("kind", "rows", "entries")},
     )
+
+
+def _encoder(release: Release, place: int, told: Mapping[str, Any], n_rows: int) -> BagEncoder | SessionEncoder:
+    recency, newest = ByKind.read(told["recency"]), int(told["newest"])
+    if told["kind"] == BAG[0]:
+        return BagEncoder(recency, newest)
+    read = reader(release, f"{_directory(place)}/postings")
+    postings = Postings.read(read, int(told["items"]), int(told["postings"]), n_rows)
+    return SessionEncoder(recency, newest, int(told["nearest"]), float(told["sharpness"]), postings)
 
 
 def _directory(place: int) -> str:

@@ -58,7 +58,11 @@ def item_ids(found: Interactions) -> list[str]:
 
 
 def described(found: Interactions) -> object:
-    baskets = None if found.baskets is None else (found.baskets.indptr.tolist(), found.baskets.indices.tolist())
+    baskets = None
+    if found.baskets is not None:
+        of_items = found.baskets.indptr, found.baskets.indices, found.baskets.places
+        of_baskets = found.baskets.user_rows, np.nan_to_num(found.baskets.seconds, nan=-1.0)
+        baskets = [each.tolist() for each in (*of_items, *of_baskets)]
     return (
         user_ids(found),
         item_ids(found),

@@ -10,6 +10,7 @@ from engine.index import Index
 from engine.kinds import ByKind
 from engine.plan import IndexPlan
 from engine.recommender import DenseMemory
+from engine.session_encoder import Postings, SessionEncoder
 from engine.sparse_memory import SparseMemory
 from engine.sparse_part import SparsePart
 
@@ -51,3 +52,17 @@ def made_evidence(n_items, size, generator):
     rows = np.sort(generator.choice(n_items, size, replace=False)).astype(np.int32)
     weights = generator.choice([1, 2, -1], size).astype(np.float32)
     return Evidence(rows, weights, generator.integers(0, 4, size).astype(np.int32))
+
+
+def made_sessions(name, n_items, *, weight=ByKind(1, 1), recency=ByKind(0, 0), sharpness=1.0, nearest=6, seed=0):  # noqa: B008 - frozen
+    """A part over 25 sessions; every item's postings are cut to its newest four."""
+    generator = np.random.default_rng(seed)
+    memory = made_memory(25, n_items, 9, seed)
+    in_sessions = [np.flatnonzero([item in memory.row(row)[0] for row in range(25)])[-4:] for item in range(n_items)]
+    postings = Postings(
+        np.cumsum([0, *map(len, in_sessions)]).astype(np.int64),
+        np.concatenate(in_sessions).astype(np.int32),
+        generator.choice([1, 2], 25).astype(np.float32),
+        generator.choice([0, 1, 3], n_items).astype(np.float32),
+    )
+    return SparsePart(name, weight, SessionEncoder(recency, 1000, nearest, sharpness, postings), memory)

@@ -182,3 +182,55 @@ def all_sign_flips_p(differences):
         for signs in itertools.product((1, -1), repeat=len(differences))
     ]
     return sum(each >= observed - 1e-9 for each in sums) / len(sums)
+
+
+def cooccurrence(contexts, n_items, *, window=None, distance_damping=0.0, backward_weight=1.0):
+    """C by its sum over contexts and pairs: contexts are (items, places, weight)."""
+    counts = np.zeros((n_items, n_items))
+    for items, places, weight in contexts:
+        for (s, here), (j, there) in itertools.permutations(zip(items, places, strict=True), 2):
+            distance = abs(there - here)
+            if window is not None and distance > window:
+                continue
+            factor = 1.0 if distance == 0 else float(distance) ** -distance_damping
+            counts[s, j] += weight * factor * (backward_weight if there < here else 1.0)
+    return counts
+
+
+def design(contexts, n_items):
+    """X: a row for each context, with the root of its weight where it holds an item."""
+    rows = np.zeros((len(contexts), n_items))
+    for row, (items, _, weight) in zip(rows, contexts, strict=True):
+        row[list(items)] = math.sqrt(weight)
+    return rows
+
+
+def similarities(counts, item_weights, source_exponent, target_exponent, shrinkage):
+    """sim(s, j), 0 where the two were never together."""
+    out = np.zeros_like(counts)
+    for s, j in zip(*np.nonzero(counts), strict=True):
+        norm = item_weights[s] ** source_exponent * item_weights[j] ** target_exponent
+        out[s, j] = counts[s, j] / norm * counts[s, j] / (counts[s, j] + shrinkage)
+    return out
+
+
+def only_strongest(rows, k):
+    """Full rows where all but the k entries of the largest size are 0, ties to the smaller column."""
+    out = np.zeros_like(rows)
+    for row, values in zip(out, rows, strict=True):
+        kept = [column for column in best_rows(np.abs(values), k) if values[column] != 0]
+        row[kept] = values[kept]
+    return out
+
+
+def ridge_weights(rows, candidates, target, penalties):
+    """The minimizer of |x_j - X_S b|^2 + sum_s D_s b_s^2: least squares of X_S with a row for each penalty below it."""
+    stacked = np.vstack([rows[:, candidates], np.diag(np.sqrt(penalties[candidates]))])
+    right = np.concatenate([rows[:, target], np.zeros(len(candidates))])
+    return np.linalg.lstsq(stacked, right, rcond=None)[0]
+
+
+def ease(rows, penalty):
+    """The closed form of EASE, sources by targets: B = I - P diag(1 / P_jj) with P = (X'X + penalty I)^-1."""
+    inverse = np.linalg.inv(rows.T @ rows + penalty * np.eye(rows.shape[1]))
+    return np.eye(len(inverse)) - inverse / np.diag(inverse)

@@ -35,6 +35,8 @@ class Expected:
     kept: int
     items: list[str]
     baskets: list[list[str]]
+    basket_times: list[float]
+    basket_places: list[list[int]]
     prices: dict[str, float]
 
 
@@ -74,7 +76,7 @@ def interactions_of(rows: Sequence[Row], cleaning: Cleaning) -> Expected:
     items = sorted(users_of, key=lambda item: (-users_of[item], item.encode()))
     kept = sum(entry.count for entry in entries.values())
     counted = {reason.value: dropped[reason.value] for reason in Reason if dropped[reason.value]}
-    return Expected(entries, counted, kept, items, _baskets(behind, entries, items), _prices(behind))
+    return Expected(entries, counted, kept, items, *_baskets(behind, entries, items), _prices(behind))
 
 
 def reason_to_drop(row: Row, cleaning: Cleaning) -> Reason | None:
@@ -183,13 +185,23 @@ def own_value(weights: Sequence[Fraction], weighting: str) -> float:
 
 def _baskets(
     behind: Mapping[tuple[str, str], list[Row]], entries: Mapping[tuple[str, str], Entry], items: list[str]
-) -> list[list[str]]:
-    contents: dict[tuple[bytes, bytes], set[str]] = defaultdict(set)
+) -> tuple[list[list[str]], list[float], list[list[int]]]:
+    """Items, newest time and places of each basket; -inf is no time."""
+    contents: dict[tuple[bytes, bytes], dict[str, float]] = defaultdict(dict)
     for (user, item), rows in behind.items():
         for row in rows:
             if (row["basket_id"] or "").strip() and entries[user, item].value > 0:
-                contents[row["basket_id"].encode(), user.encode()].add(item)
-    return [sorted(each, key=items.index) for _, each in sorted(contents.items()) if len(each) > 1]
+                times = contents[row["basket_id"].encode(), user.encode()]
+                time = -math.inf if row["timestamp"] is None else row["timestamp"]
+                times[item] = max(times.get(item, -math.inf), time)
+    held = [times for _, times in sorted(contents.items()) if len(times) > 1]
+    in_order = [sorted(times, key=items.index) for times in held]
+    places = [
+        [len({time for time in times.values() if time < times[item]}) for item in each]
+        for times, each in zip(held, in_order, strict=True)
+    ]
+    newest = [max(times.values()) for times in held]
+    return in_order, [time if time > -math.inf else math.nan for time in newest], places
 
 
 def _prices(behind: Mapping[tuple[str, str], list[Row]]) -> dict[str, float]:

@@ -42,6 +42,9 @@ def assert_as_expected(found: Interactions, expected: Expected) -> None:
     baskets = found.baskets
     held = [] if baskets is None else np.split(baskets.indices, baskets.indptr[1:-1])[: len(baskets)]
     assert [[items[row] for row in each] for each in held] == expected.baskets
+    if baskets is not None:
+        assert baskets.seconds.tolist() == pytest.approx(expected.basket_times, nan_ok=True, abs=1e-6)
+        assert baskets.places.tolist() == [place for each in expected.basket_places for place in each]
     if found.prices is not None:
         assert found.prices.tolist() == pytest.approx([expected.prices[item] for item in items], rel=1e-6, nan_ok=True)
 

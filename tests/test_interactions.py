@@ -25,7 +25,7 @@ def arrays_of(found: Interactions) -> list[np.ndarray[Any, Any]]:
     arrays = [found.by_user.indptr, found.by_user.indices, found.by_user.values, found.counts, found.quantities]
     arrays += [found.by_item.indptr, found.by_item.indices, found.by_item.values, found.last_times]
     arrays += [found.user_ids.strings.data, found.user_ids.strings.offsets, found.item_ids.strings.data]
-    arrays += [] if found.baskets is None else [found.baskets.indptr, found.baskets.indices, found.baskets.user_rows]
+    arrays += [] if found.baskets is None else list(vars(found.baskets).values())
     return arrays if found.prices is None else [*arrays, found.prices]
 
 

@@ -97,41 +97,49 @@ def read_entries(connection: duckdb.DuckDBPyConnection, cleaning: Cleaning) -> E
 
 def read_baskets(
     connection: duckdb.DuckDBPyConnection,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]] | None:
-    """indptr, item rows, and each one's user row, of the baskets with two items or more; None where none is named."""
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]] | None:
+    """The arrays of trainer.interactions.Baskets, in its order of fields; None where no event names a basket."""
     if not connection.execute("SELECT 1 FROM events WHERE basket IS NOT NULL LIMIT 1").fetchone():
         return None
     connection.execute(
         """
         CREATE OR REPLACE TABLE basket_items AS
-        SELECT DISTINCT basket, user_row, item_row
+        SELECT basket, user_row, item_row, max(seconds) AS newest
         FROM events JOIN user_rows USING (user_code) JOIN item_rows USING (item_code)
                     JOIN entries USING (user_row, item_row)
-        WHERE basket IS NOT NULL AND n_quantity > 0 AND weight_sum > 0"""
+        WHERE basket IS NOT NULL AND n_quantity > 0 AND weight_sum > 0
+        GROUP BY basket, user_row, item_row"""
     )
     connection.execute(
         """
         CREATE OR REPLACE TABLE basket_rows AS
-        SELECT basket, user_row, n_items, row_number() OVER (ORDER BY basket, user_row) - 1 AS basket_row
-        FROM (SELECT basket, user_row, count(*) AS n_items FROM basket_items GROUP BY basket, user_row)
+        SELECT basket, user_row, n_items, newest, row_number() OVER (ORDER BY basket, user_row) - 1 AS basket_row
+        FROM (SELECT basket, user_row, count(*) AS n_items, max(newest) AS newest
+              FROM basket_items GROUP BY basket, user_row)
         WHERE n_items > 1"""
     )
     n_baskets = _count(connection, "basket_rows")
     indptr = np.zeros(n_baskets + 1, dtype=np.int64)
-    user_rows = np.empty(n_baskets, dtype=np.int32)
-    for batch in _batches(connection, "SELECT basket_row, n_items, user_row FROM basket_rows"):
-        indptr[_column(batch, "basket_row") + 1] = _column(batch, "n_items")
-        user_rows[_column(batch, "basket_row")] = _column(batch, "user_row")
+    user_rows, seconds = np.empty(n_baskets, dtype=np.int32), np.empty(n_baskets, dtype=np.float64)
+    for batch in _batches(connection, "SELECT basket_row, n_items, user_row, newest FROM basket_rows"):
+        rows = _column(batch, "basket_row")
+        indptr[rows + 1] = _column(batch, "n_items")
+        user_rows[rows], seconds[rows] = _column(batch, "user_row"), _column(batch, "newest")
     np.cumsum(indptr, out=indptr)
-    item_rows = np.empty(indptr[-1], dtype=np.int32)
+    item_rows, places = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=np.int32)
     start = 0
-    joined = "basket_items JOIN basket_rows USING (basket, user_row)"
-    for batch in _batches(connection, f"SELECT item_row FROM {joined} ORDER BY basket_row, item_row"):
-        item_rows[start : start + batch.num_rows] = _column(batch, "item_row")
-        start += batch.num_rows
+    ordered = """
+        SELECT item_row, dense_rank() OVER in_basket - 1 AS place
+        FROM basket_items JOIN basket_rows USING (basket, user_row)
+        WINDOW in_basket AS (PARTITION BY basket_row ORDER BY basket_items.newest NULLS FIRST)
+        ORDER BY basket_row, item_row"""
+    for batch in _batches(connection, ordered):
+        here = slice(start, start + batch.num_rows)
+        item_rows[here], places[here] = _column(batch, "item_row"), _column(batch, "place")
+        start = here.stop
     connection.execute("DROP TABLE basket_items")
     connection.execute("DROP TABLE basket_rows")
-    return indptr, item_rows, user_rows
+    return indptr, item_rows, user_rows, seconds, places
 
 
 def read_prices(connection: duckdb.DuckDBPyConnection) -> NDArray[np.float32] | None:

@@ -77,13 +77,18 @@ class Csr:
 class Baskets:
     """What was bought together: basket b holds the item rows indices[indptr[b]:indptr[b + 1]], rising, two or more.
 
-    A basket is one basket id of one user, `user_rows` int32 (n_baskets,). Entries with a negative value do not count.
-    Ordered by basket id, then user.
+    A basket is one basket id of one user, `user_rows` int32 (n_baskets,), and may be a session: `seconds` float64
+    (n_baskets,) is its newest time, NaN where unknown, and `places` int32 (entries of baskets,) the order in which its
+    items came: how many distinct older times its items have, each item counting by its newest one, which is 0 for the
+    oldest and for all where times are equal or unknown. An item without a time is older than those that have one.
+    Entries with a negative value do not count. Ordered by basket id, then user.
     """
 
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
     user_rows: NDArray[np.int32]
+    seconds: NDArray[np.float64]
+    places: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -124,6 +129,13 @@ class Interactions:
         """The number of users who like each item, int32 (n_items,): entries of negative feedback do not count."""
         return self.by_user.liked_by_column()
 
+    def ages(self) -> NDArray[np.int32]:
+        """How many distinct newer times the user of each entry has, int32 (entries,): 0 is the newest.
+
+        An entry without a time is older than all of the user's that have one.
+        """
+        return dense_ranks(self.by_user.indptr, np.where(np.isnan(self.last_times), np.inf, -self.last_times))
+
     def arrays(self) -> list[NDArray[Any]]:
         """What makes a training what it is: ids and entries by user."""
         entries = self.by_user
@@ -134,6 +146,23 @@ class Interactions:
     def n_entries(self) -> int:
         """Pairs of user and item."""
         return self.by_user.n_entries
+
+
+def dense_ranks(indptr: NDArray[np.int64], keys: NDArray[Any]) -> NDArray[np.int32]:
+    """How many distinct smaller keys the row of each entry has, int32 (entries,).
+
+    `keys` (entries,) are not NaN; entries indptr[r] to indptr[r + 1] make row r.
+    """
+    sizes = np.diff(indptr)
+    rows = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    order = np.lexsort((keys, rows))
+    ordered = keys[order]
+    is_new = np.ones(len(keys), dtype=np.bool_)
+    is_new[1:] = (ordered[1:] != ordered[:-1]) | (rows[1:] != rows[:-1])
+    steps = np.cumsum(is_new)
+    ranks = np.empty(len(keys), dtype=np.int32)
+    ranks[order] = steps - np.repeat(steps[indptr[:-1][sizes > 0]], sizes[sizes > 0])
+    return ranks
 
 
 def read_interactions(
