@@ -8,6 +8,8 @@ bits, or a FAISS index. Kept honest by tests/test_index.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +96,11 @@ class Index:
         self.is_exact = self._fast is None
         self.n_available = int(available.sum()) if available is not None else len(vectors)
 
+    @classmethod
+    def in_memory(cls, vectors: Vectors, available: NDArray[np.bool_] | None = None) -> Index:
+        """Exact search over vectors that lie in no files; its table is made now."""
+        return cls(_NoFiles(), vectors, IndexPlan(), available)
+
     def search(
         self,
         queries: NDArray[np.float32],
@@ -160,6 +167,17 @@ class Index:
 
     def _shown(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return allowed if self._available is None else self._available & allowed
+
+
+class _NoFiles:
+    def has(self, name: str) -> bool:
+        return False
+
+    def array(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        raise ReleaseCorrupt(f"there is no array {name!r}: nothing is stored")
+
+    def verified_path(self, name: str) -> Path:
+        raise ReleaseCorrupt(f"there is no file {name!r}: nothing is stored")
 
 
 def recalls(

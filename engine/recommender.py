@@ -83,6 +83,11 @@ class Recommender:
         self._threads = threading.local()
 
     @property
+    def n_items(self) -> int:
+        """Items of the catalogue, those included that are not available."""
+        return len(self._available)
+
+    @property
     def part_names(self) -> tuple[str, ...]:
         """Of all parts, the dense one first."""
         dense = () if self._dense is None else (self._dense.name,)
@@ -134,7 +139,7 @@ class Recommender:
         rows = rows[self._available[rows]]
         if not query.bags and self._dense is not None and query.vector is not None:
             return best_of_rows(self._dense.encoder.item_vectors, rows, query.vector, k)
-        scores = self._scores(query, rows)
+        scores = self.scores(query, rows)
         best = np.empty(min(k, len(rows)), dtype=np.int64)
         best = best[: top_positions(scores, best)]
         return rows[best], scores[best]
@@ -186,8 +191,8 @@ class Recommender:
         size = dense.index.pruned.go_on(query.vector, rows, best, size, excluded, rest)
         return rows[:size], best[:size]
 
-    def _scores(self, query: Query, rows: Rows) -> NDArray[np.float32]:
-        """The score of each of the given rows, as `_sum` computes it."""
+    def scores(self, query: Query, rows: Rows) -> NDArray[np.float32]:
+        """The score of each of the given rows, with the bits that `search` gives it."""
         scratch = self._scratch()
         touched = scratch.touched[: self._add(query.bags, scratch)]
         scores = scratch.scores[rows]

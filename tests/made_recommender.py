@@ -8,18 +8,10 @@ from engine.encoders import BagEncoder, RidgeEncoder
 from engine.evidence import Evidence
 from engine.index import Index
 from engine.kinds import ByKind
-from engine.plan import IndexPlan
 from engine.recommender import DenseMemory
 from engine.session_encoder import Postings, SessionEncoder
 from engine.sparse_memory import SparseMemory
 from engine.sparse_part import SparsePart
-
-
-class NoFiles:
-    """What an index is opened from where nothing is stored."""
-
-    def has(self, name):
-        return False
 
 
 def made_memory(n_rows, n_items, most, seed):
@@ -44,7 +36,7 @@ def made_dense(n_items, available, *, weight=ByKind(1, 1), n_users=5, d=16, seed
     spectrum = np.square(vectors).sum(axis=0)
     encoder = RidgeEncoder(vectors, spectrum, 0.1, 0.5, 1.0)
     users = generator.integers(-3, 4, size=(n_users, d)).astype(np.float32)
-    return DenseMemory("als", weight, encoder, users, Index(NoFiles(), vectors, IndexPlan(), available))
+    return DenseMemory("als", weight, encoder, users, Index.in_memory(vectors, available))
 
 
 def made_evidence(n_items, size, generator):

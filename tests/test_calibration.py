@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_recommender import NoFiles
 from small_release import ENCODER, publish, small_shop
 
 from engine.calibration import add_measured_index, canary_scores, check_index, rebuild_index
@@ -196,7 +195,7 @@ def test_files_are_copied_where_they_cannot_be_linked(repository, monkeypatch):
 
 def recommender_of(shop, available):
     encoder = RidgeEncoder(shop.item_vectors, shop.spectrum, **ENCODER)
-    index = Index(NoFiles(), shop.item_vectors, IndexPlan(), available)
+    index = Index.in_memory(shop.item_vectors, available)
     return Recommender(DenseMemory("als", ByKind(1, 1), encoder, shop.user_vectors, index), [], available)
 
 

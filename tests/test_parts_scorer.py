@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_recommender import NoFiles, made_evidence, made_part
+from made_recommender import made_evidence, made_part
 
 from engine.index import Index
 from engine.kinds import ByKind
-from engine.plan import IndexPlan
 from engine.recommender import DenseMemory, Recommender
 from trainer.als import Embeddings
 from trainer.learned import DENSE_NAME, Learned
@@ -37,7 +36,7 @@ def recommender_of(learned):
     available, embeddings = np.ones(N_ITEMS, dtype=bool), learned.embeddings
     if embeddings is None:
         return Recommender(None, learned.sparse, available)
-    index = Index(NoFiles(), embeddings.item_vectors, IndexPlan(), available)
+    index = Index.in_memory(embeddings.item_vectors)
     dense = DenseMemory(DENSE_NAME, learned.dense_weight, embeddings.encoder(), embeddings.user_vectors, index)
     return Recommender(dense, learned.sparse, available)
 

@@ -47,6 +47,11 @@ class Cases:
     excluded: Csr | None
     users: NDArray[np.int32] | None = None
 
+    @property
+    def n_items(self) -> int:
+        """Items of the training."""
+        return len(self.held_out.prices)
+
 
 def cases_of(
     task: str, train: Interactions, test: Interactions, history: Interactions | None = None, *, seed: int = 42

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from engine.configuration import option
 from engine.errors import UsageError
 from engine.vector_formats import FLOAT32, FORMATS
+from trainer.model_options import ModelOptions
 
 if TYPE_CHECKING:
     from trainer.cleaning import Cleaning
@@ -155,7 +156,7 @@ class EventOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(AlsOptions, EventOptions):
+class TrainOptions(ModelOptions, AlsOptions, EventOptions):
     """Everything that a training from events to a published release takes."""
 
     events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")

@@ -16,8 +16,8 @@ from trainer.early_stopping import ITEM_COPIES, METRIC, EarlyStopping
 from trainer.export import Alignment, align
 from trainer.interactions import Interactions, read_interactions
 from trainer.items import read_catalogue
-from trainer.learned import Learned
 from trainer.memory import require_memory
+from trainer.models import learn
 from trainer.options import TrainOptions
 from trainer.progress import Steps, index_progress, training_progress
 from trainer.publishing import publish_release
@@ -65,19 +65,19 @@ def train_release(options: TrainOptions) -> str:
     )
     if options.items is not None:
         _log.info("items\n%s", items.report.table())
-    step(
-        f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries; "
-        f"training {als.factors} factors for {als.epochs} epochs"
-    )
-    embeddings = _learned(interactions, options, previous, step)
-    step("building and measuring the index")
-    alignment = _aligned(previous or live_release(repository, als.factors), interactions, embeddings)
+    step(f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries")
+    learned = learn(interactions, options, lambda: _vectors(interactions, options, previous, step), step)
+    alignment = None
+    if learned.embeddings is not None:
+        step("building and measuring the index")
+        live = previous or live_release(repository, als.factors)
+        alignment = _aligned(live, interactions, learned.embeddings)
     with index_progress(step, quiet=options.quiet) as progress:
         release_id = publish_release(
             repository,
             interactions,
             items,
-            Learned(embeddings),
+            learned,
             plan=plan,
             promised_recall=options.recall,
             configuration=as_mapping(options),
@@ -101,8 +101,9 @@ def _details(options: TrainOptions, previous: Previous | None) -> dict[str, Any]
     return {"early_stopping": options.early_stopping, STARTED_FROM: started_from}
 
 
-def _learned(interactions: Interactions, options: TrainOptions, previous: Previous | None, step: Steps) -> Embeddings:
-    """Train, with what the options ask for beside it."""
+def _vectors(interactions: Interactions, options: TrainOptions, previous: Previous | None, step: Steps) -> Embeddings:
+    """Train vectors, with what the options ask for beside it."""
+    step(f"training {options.factors} factors for {options.epochs} epochs")
     stopping = None
     if options.early_stopping:
         among, kind = None, "an item"

@@ -1,0 +1,136 @@
+"""The sparse parts of a recommender, learned from interactions: neighbours, regression, sessions, repeats.
+
+Each is a memory (trainer.item_neighbours, item_regression, session_neighbours) with the encoder that asks it. What a
+part counts, and how fast its queries forget, is found by trainer.blending. Checked by tests/test_sparse_models.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from engine.encoders import BagEncoder
+from engine.kinds import ByKind
+from engine.session_encoder import SessionEncoder
+from engine.sparse_memory import SparseMemory
+from engine.sparse_part import SparsePart
+from trainer.contexts import Contexts, ContextSettings, contexts_of
+from trainer.cooccurrence import UNORDERED, Order
+from trainer.interactions import Csr, Interactions
+from trainer.item_neighbours import NeighbourSettings, item_neighbours
+from trainer.item_regression import RegressionSettings, item_regression
+from trainer.learned import BOTH
+from trainer.model_options import NEIGHBOURS, REGRESSION, REPEAT, SESSIONS, ModelOptions
+from trainer.session_neighbours import SessionSettings, session_memory
+from trainer.threads import Threads
+
+NEWEST = 200
+"""Items of a history that a query is made of, the newest: what bounds the cost of a user with thousands."""
+_UNORDERED_DAMPING, _ORDERED_DAMPING = 0.5, 0.3
+_WINDOW = 30
+"""Places beyond which items of a session are not together: from 5 to 100 nothing changed (retailrocket)."""
+_SHARPNESS = 1.5
+"""Of sessions, between the best of three sets: .6 and .9 (the bundled shop, diginetica) and 2.4 (completejourney)."""
+_TWO_STEPS = 0.35
+_NOW = ByKind(0.0, 0.0)
+
+
+def learn_parts(
+    interactions: Interactions,
+    options: ModelOptions,
+    names: Collection[str],
+    threads: int = 0,
+    on_step: Callable[[str], None] = lambda text: None,
+) -> tuple[SparsePart, ...]:
+    """The sparse parts of these names, in a fixed order, each counting 1 and forgetting nothing.
+
+    The same bits for any number of threads. Raises UsageError for a half-life without times; TrainingDiverged.
+    """
+    learned = []
+    with threadpool_limits(1, "blas"), Threads(threads) as pool:
+        contexts = None
+        if set(names) & {NEIGHBOURS, REGRESSION, SESSIONS}:
+            contexts = _contexts(interactions, options)
+        if contexts is not None and REGRESSION in names:
+            on_step(f"{REGRESSION}: foretelling each of {contexts.n_items:,} items from others")
+            learned.append(_of_items(REGRESSION, item_regression(contexts, _regression_settings(options), pool)))
+        if contexts is not None and NEIGHBOURS in names:
+            on_step(f"{NEIGHBOURS}: counting pairs of {len(contexts):,} {_named(interactions)}")
+            learned.append(
+                _of_items(NEIGHBOURS, item_neighbours(contexts, _neighbour_settings(contexts, options), pool))
+            )
+        if contexts is not None and SESSIONS in names:
+            on_step(f"{SESSIONS}: indexing {len(contexts):,} {_named(interactions)}")
+            learned.append(_of_sessions(contexts, options))
+    if REPEAT in names:
+        learned.append(_of_items(REPEAT, _identity(interactions.n_items)))
+    return tuple(learned)
+
+
+def is_ordered(contexts: Contexts) -> bool:
+    """Whether items of most contexts with two or more came one after another."""
+    starts, sizes = contexts.indptr[:-1], np.diff(contexts.indptr)
+    several = sizes > 1
+    if not several.any():
+        return False
+    last = contexts.places[contexts.indptr[1:][several] - 1]
+    return bool((last > contexts.places[starts[several]]).mean() > 0.5)
+
+
+def _contexts(interactions: Interactions, options: ModelOptions) -> Contexts:
+    """Baskets, or histories where there are none, weighed."""
+    half_life = options.context_half_life_days
+    contexts = contexts_of(interactions, ContextSettings(options.history_weight, half_life_days=half_life))
+    damping = options.size_damping
+    if damping is None:
+        damping = _ORDERED_DAMPING if is_ordered(contexts) else _UNORDERED_DAMPING
+    return contexts.damped(damping)
+
+
+def _named(interactions: Interactions) -> str:
+    return "baskets" if interactions.baskets is not None and len(interactions.baskets) else "histories"
+
+
+def _regression_settings(options: ModelOptions) -> RegressionSettings:
+    return RegressionSettings(
+        candidates=options.candidates, neighbours=options.neighbours, regularization=options.penalty
+    )
+
+
+def _neighbour_settings(contexts: Contexts, options: ModelOptions) -> NeighbourSettings:
+    if not is_ordered(contexts):
+        return NeighbourSettings(
+            neighbours=options.neighbours,
+            source_exponent=0.7,
+            target_exponent=0.25,
+            shrinkage=1.0,
+            sharpness=2.0,
+            order=UNORDERED,
+        )
+    return NeighbourSettings(
+        neighbours=options.neighbours,
+        source_exponent=0.5,
+        target_exponent=0.2,
+        shrinkage=0.3,
+        two_steps=_TWO_STEPS,
+        order=Order(_WINDOW, options.distance_damping, options.backward_weight),
+    )
+
+
+def _of_items(name: str, rows: Csr) -> SparsePart:
+    return SparsePart(name, BOTH, BagEncoder(_NOW, NEWEST), SparseMemory(rows.indptr, rows.indices, rows.values))
+
+
+def _of_sessions(contexts: Contexts, options: ModelOptions) -> SparsePart:
+    postings, memory = session_memory(contexts, SessionSettings())
+    return SparsePart(
+        SESSIONS, BOTH, SessionEncoder(_NOW, NEWEST, options.nearest_sessions, _SHARPNESS, postings), memory
+    )
+
+
+def _identity(n_items: int) -> Csr:
+    """Each item foretells itself: what a user took is taken again."""
+    items = np.arange(n_items, dtype=np.int32)
+    return Csr(np.arange(n_items + 1, dtype=np.int64), items, np.ones(n_items, dtype=np.float32), n_columns=n_items)
