@@ -143,7 +143,7 @@ def test_what_held_out_users_have_seen_is_told_in_rows_of_training():
 def test_folding_the_training_users_in_gives_their_trained_vectors():
     train = interactions_of(random_matrix(12, 15, seed=8, negative=0.1))
     embeddings = als_train(train, AlsOptions(factors=4, epochs=2, threads=1))
-    scorer = encoded(embeddings, seen_items(train, train), train.user_ids)
+    scorer = encoded(embeddings, seen_items(train, train))
     np.testing.assert_array_equal(scorer.user_vectors, embeddings.user_vectors)
     assert scorer.item_vectors is embeddings.item_vectors
 
@@ -154,7 +154,7 @@ def test_held_out_users_are_ranked_by_their_history_without_it():
     history, test = (renamed(interactions_of(random_matrix(9, 15, seed=seed)), users=users) for seed in (7, 107))
     embeddings = als_train(train, AlsOptions(factors=4, epochs=2, threads=1))
     seen, held_out = seen_items(train, history), hold_out(train, test, history)
-    scorer = encoded(embeddings, seen, history.user_ids)
+    scorer = encoded(embeddings, seen)
     ranking = catalogue_ranking(scorer, seen, held_out, 5)
     assert [users[row] for row in held_out.users] == [users[row] for row in range(9) if len(test.by_user.row(row)[0])]
     for i, user in enumerate(held_out.users.tolist()):
@@ -169,14 +169,14 @@ def test_held_out_users_are_ranked_by_their_history_without_it():
         assert popular.rows[i].tolist() == [row for row in first if row not in history.by_user.row(user)[0]][:5]
 
 
-def test_a_weight_that_overflows_in_a_held_out_history_is_named_with_its_user():
+def test_a_weight_that_overflows_in_a_held_out_history_is_named_with_the_place_of_its_user():
     train = interactions_of(random_matrix(20, 15, seed=6, density=0.4))
     embeddings = als_train(train, AlsOptions(factors=4, epochs=2, threads=1))
     matrix = random_matrix(9, 15, seed=7)
     matrix[5, 2] = 1e38
     history = renamed(interactions_of(matrix), users=[f"held out {i}" for i in range(9)])
-    with pytest.raises(TrainingDiverged, match=r"the vector of user 'held out 5'.* is not finite.*lower them"):
-        encoded(embeddings, seen_items(train, history), history.user_ids)
+    with pytest.raises(TrainingDiverged, match=r"the vector of user 6 of those folded in is not finite.*lower them"):
+        encoded(embeddings, seen_items(train, history))
 
 
 def test_test_users_without_a_history_are_refused():

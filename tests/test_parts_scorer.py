@@ -10,9 +10,11 @@ from engine.index import Index
 from engine.kinds import ByKind
 from engine.recommender import DenseMemory, Recommender
 from trainer.als import Embeddings
+from trainer.cases import Cases
+from trainer.evaluate import HeldOut
 from trainer.learned import DENSE_NAME, Learned
 from trainer.options import AlsOptions
-from trainer.parts_scorer import PartsScorer, cart_scorer
+from trainer.parts_scorer import PartsScorer, case_scorer
 
 N_ITEMS = 80
 
@@ -41,6 +43,12 @@ def recommender_of(learned):
     return Recommender(dense, learned.sparse, available)
 
 
+def held_out(n_queries):
+    numbers, nothing = np.arange(n_queries, dtype=np.int32), np.zeros(n_queries)
+    items = tuple(np.array([0], dtype=np.int32) for _ in range(n_queries))
+    return HeldOut(numbers, items, np.ones(n_queries, dtype=np.int64), nothing, np.full(N_ITEMS, np.nan), 0, 0)
+
+
 def of_all(recommender, query):
     rows, scores = recommender.scan(query, N_ITEMS, np.empty(0, dtype=np.int32))
     return scores[np.argsort(rows)]
@@ -50,7 +58,8 @@ def test_carts_score_as_when_serving(learned):
     generator = np.random.default_rng(1)
     carts = [made_evidence(N_ITEMS, size, generator) for size in (1, 3, 10)]
     recommender = recommender_of(learned)
-    found = cart_scorer(learned, N_ITEMS, carts).scores(np.array([2, 0, 1], dtype=np.int32))
+    cases = Cases("cart", carts, held_out(3), None)
+    found = case_scorer(learned, cases).scores(np.array([2, 0, 1], dtype=np.int32))
     for scores, place in zip(found, (2, 0, 1), strict=True):
         expected = of_all(recommender, recommender.query(carts[place], "cart"))
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)

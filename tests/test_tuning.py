@@ -257,7 +257,7 @@ def test_the_metric_of_an_epoch_is_that_of_a_training_that_ends_there(split):
         ended = train(parts.train, dataclasses.replace(options, epochs=epoch))
         scorer = Scorer(ended.user_vectors, ended.item_vectors)
         if parts.history is not None:
-            scorer = encoded(ended, seen, parts.history.user_ids)
+            scorer = encoded(ended, seen)
         assert metric == pytest.approx(rank_catalogue(scorer, seen, held_out, [NDCG])["ndcg@5"], abs=0.01)
         assert seconds > 0
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ from trainer.errors import EvaluationError
 from trainer.evaluate import HeldOut, hold_out, seen_items
 from trainer.interactions import Csr, Interactions
 
-Task = Literal["next", "repeats", "cart", "half-cart", "session"]
-TASKS: tuple[str, ...] = get_args(Task)
 _LEAST_ITEMS = 2
 """Of a basket that one item or more can be hidden of."""
 

@@ -11,20 +11,23 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.configuration import as_mapping, option
 from engine.errors import NearcartError, UsageError
-from trainer.options import EVENTS_HELP, AlsOptions, EventOptions, TrainOptions, TuneOptions
+from trainer.model_options import TASKS
+from trainer.options import EVENTS_HELP, LearnOptions, TrainOptions, TuneOptions
 
 if TYPE_CHECKING:
     from trainer.als import Embeddings
     from trainer.cleaning import Cleaning
     from trainer.interactions import Interactions
+    from trainer.learned import Learned
     from trainer.metrics import Measured, Metric, Ranking
 
-    Rank = Callable[[Embeddings], list[Ranking]]
+    Rank = Callable[[Learned], list[Ranking]]
 
 _log = logging.getLogger("nearcart")
 
@@ -44,7 +47,7 @@ class Train(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(AlsOptions, EventOptions):
+class Evaluate(LearnOptions):
     """Fit on some events and measure the ranking of others, beside a most-popular ranking.
 
     Training items are left out of each user's ranking. Also reads headerless "user item rating" and "a user a line,
@@ -61,6 +64,12 @@ class Evaluate(AlsOptions, EventOptions):
         None,
         metavar="RULE",
     )
+    task: str = option(
+        "what is asked: next (what each user takes next), repeats (the same, and what is taken again counts), cart "
+        "(one item of a basket is hidden), half-cart (half of them are), session (each next item of a basket)",
+        "next",
+        choices=TASKS,
+    )
     metrics: str | None = option(
         "such as recall@20,recall@20/min,ndcg@20,precision@20,mrr@20,hr@20 (that is the default; hr@10,ndcg@10 with "
         "--candidates); also map@k and, without --candidates, revenue@k, novelty@k, diversity@k, coverage@k",
@@ -75,9 +84,12 @@ class Evaluate(AlsOptions, EventOptions):
             raise UsageError("--split cuts the test out of --train: leave --test and --candidates away")
         if self.split is None and self.candidates is None and not self.test:
             raise UsageError("evaluate needs --test EVENTS, or --candidates FILE, or --split RULE")
+        if self.candidates is not None and self.task != "next":
+            raise UsageError(f"--candidates names what each user is asked for: leave --task {self.task} away")
         from trainer import als
         from trainer.metrics import measure, parse_metrics
-        from trainer.progress import training_progress
+        from trainer.models import learn
+        from trainer.progress import Steps, training_progress
 
         metrics = parse_metrics(self.metrics or self._default_metrics())
         train, history, test = self._read_parts()
@@ -86,9 +98,14 @@ class Evaluate(AlsOptions, EventOptions):
         else:
             assert test is not None, "refused above"
             rank, counts = self._on_test(train, history, test, metrics)
-        with training_progress(quiet=self.quiet) as show:
-            embeddings = als.train(train, self.als(), on_progress=show)
-        model, popularity = (measure(metrics, ranking) for ranking in rank(embeddings))
+
+        def vectors() -> Embeddings:
+            with training_progress(quiet=self.quiet) as show:
+                return als.train(train, self.als(), on_progress=show)
+
+        cut = partial(self.split_events, self.train, within=self.split or "")
+        learned = learn(train, self, vectors, cut, Steps(quiet=self.quiet))
+        model, popularity = (measure(metrics, ranking) for ranking in rank(learned))
         self._print(model, popularity, counts)
 
     def _default_metrics(self) -> str:
@@ -97,51 +114,37 @@ class Evaluate(AlsOptions, EventOptions):
     def _on_test(
         self, train: Interactions, history: Interactions | None, test: Interactions, metrics: Sequence[Metric]
     ) -> tuple[Rank, dict[str, int]]:
-        """How to rank the catalogue, for the users of training or else of `history`, and how much there is to rank."""
-        from trainer.evaluate import (
-            Scorer,
-            catalogue_ranking,
-            check_metrics,
-            encoded,
-            hold_out,
-            known_items,
-            popularity_scorer,
-            seen_items,
-        )
+        """How to rank the catalogue for the cases of the task, and how many there are."""
+        from trainer.cases import cases_of
+        from trainer.evaluate import catalogue_ranking, check_metrics, known_items, popularity_scorer
+        from trainer.parts_scorer import case_scorer
 
-        held_out = hold_out(train, test, history)
+        cases = cases_of(self.task, train, test, history, seed=self.seed)
+        held_out = cases.held_out
         check_metrics(metrics, held_out)
         depth = max(metric.k for metric in metrics)
-        seen = train.by_user if history is None else seen_items(train, history)
 
-        def rank(embeddings: Embeddings) -> list[Ranking]:
-            catalogue = known_items(train, held_out, embeddings.item_vectors)
-            trained = Scorer(embeddings.user_vectors, embeddings.item_vectors)
-            model = trained if history is None else encoded(embeddings, seen, history.user_ids)
+        def rank(learned: Learned) -> list[Ranking]:
+            learned.require_vectors(metrics)
+            catalogue = known_items(train, held_out, learned.item_vectors)
             return [
-                catalogue_ranking(scorer, seen, held_out, depth, catalogue=catalogue, threads=self.threads)
-                for scorer in (model, popularity_scorer(train, seen.n_rows))
+                catalogue_ranking(scorer, cases.excluded, held_out, depth, catalogue=catalogue, threads=self.threads)
+                for scorer in (case_scorer(learned, cases), popularity_scorer(train, len(held_out.users)))
             ]
 
-        return rank, {
-            "users": len(held_out.users),
-            "unknown_users": held_out.n_unknown_users,
-            "unknown_items": held_out.n_unknown_items,
-        }
+        whose = "users" if self.task in ("next", "repeats") else "queries"
+        counts = {whose: len(held_out.users)}
+        if whose == "users":
+            counts |= {"unknown_users": held_out.n_unknown_users, "unknown_items": held_out.n_unknown_items}
+        return rank, counts
 
     def _on_candidates(
         self, file: Path, train: Interactions, test: Interactions | None, metrics: Sequence[Metric]
     ) -> tuple[Rank, dict[str, int]]:
         """How to rank the candidates of the file, which is read here, and how much there is to rank."""
         from trainer.candidates import read_candidates
-        from trainer.evaluate import (
-            Scorer,
-            candidates_ranking,
-            check_cases,
-            check_metrics,
-            match_cases,
-            popularity_scorer,
-        )
+        from trainer.evaluate import candidates_ranking, check_cases, check_metrics, match_cases, popularity_scorer
+        from trainer.parts_scorer import user_scorer
 
         check_metrics(metrics, None)
         candidates = read_candidates(file)
@@ -149,8 +152,8 @@ class Evaluate(AlsOptions, EventOptions):
             check_cases(candidates, test)
         cases = match_cases(train, candidates)
 
-        def rank(embeddings: Embeddings) -> list[Ranking]:
-            scorers = (Scorer(embeddings.user_vectors, embeddings.item_vectors), popularity_scorer(train))
+        def rank(learned: Learned) -> list[Ranking]:
+            scorers = (user_scorer(learned, train), popularity_scorer(train))
             return [candidates_ranking(scorer, cases, max(metric.k for metric in metrics)) for scorer in scorers]
 
         return rank, {"cases": len(cases.users), "cases_of_unknown_users": cases.n_unknown_users}
@@ -176,10 +179,10 @@ class Evaluate(AlsOptions, EventOptions):
             print(json.dumps({**results, **counts, "configuration": as_mapping(self)}, indent=1))
             return
         width = max(map(len, model.means))
-        print(f"{'':<{width}}  {'als':>8}  {'popular':>8}  95% interval of als")
+        print(f"{'':<{width}}  {self.model:>10}  {'popular':>8}  95% interval of {self.model}")
         for name, mean in model.means.items():
             interval = "{:8.4f} to {:.4f}".format(*bounds[name]) if name in bounds else ""
-            print(f"{name:<{width}}  {mean:8.4f}  {popularity.means[name]:8.4f}  {interval}".rstrip())
+            print(f"{name:<{width}}  {mean:10.4f}  {popularity.means[name]:8.4f}  {interval}".rstrip())
         print(", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
 
     def _read_parts(self) -> tuple[Interactions, Interactions | None, Interactions | None]:
@@ -188,18 +191,7 @@ class Evaluate(AlsOptions, EventOptions):
             # Least numbers of items and users are about what can be learned, not about what is to be found.
             whole = dataclasses.replace(self.cleaning(), min_user_items=1, min_item_users=1)
             return self._read(self.train, self.cleaning()), None, self._read(self.test, whole) if self.test else None
-        from trainer.splits import read_split
-
-        parts = read_split(
-            self.train,
-            self.columns(),
-            self.split,
-            cleaning=self.cleaning(),
-            seed=self.seed,
-            threads=self.threads,
-            memory_limit=self.memory_limit,
-            timestamp_format=self.timestamp_format,
-        )
+        parts = self.split_events(self.train, self.split)
         _log.info("%s\n%s", ", ".join(self.train), parts.report.table())
         return parts.train, parts.history, parts.test
 

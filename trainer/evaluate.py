@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from engine.ids import IdTable
 from engine.row_solver import EXACT
 from engine.scoring import top_positions
 from trainer.als import Embeddings
@@ -108,11 +107,11 @@ def seen_items(train: Interactions, history: Interactions) -> Csr:
     return Csr(indptr, items[kept], history.by_user.values[kept], n_columns=train.n_items)
 
 
-def encoded(embeddings: Embeddings, seen: Csr, user_ids: IdTable) -> Scorer:
+def encoded(embeddings: Embeddings, seen: Csr, named: str = "user") -> Scorer:
     """Vectors of users that were not trained on, from what they have seen, as the last half epoch solved the others.
 
     A user who has seen nothing gets zeros: its ranking is that of the rows, most users first. Raises TrainingDiverged,
-    naming the first user whose vector is not finite: `user_ids` are those of the rows of `seen`.
+    for the first row of `seen` whose vector is not finite, by the name of what rows are.
     """
     items, options = embeddings.item_vectors, embeddings.options
     penalty = Penalty(embeddings.unobserved_weight, options.regularization, options.regularization_exponent)
@@ -123,7 +122,7 @@ def encoded(embeddings: Embeddings, seen: Csr, user_ids: IdTable) -> Scorer:
             solve_side(seen, table, penalty, EXACT, vectors, pool)
     except RowNotFinite as error:
         raise TrainingDiverged(
-            f"the vector of user {user_ids[error.row]!r}, folded in from the history, is not finite: event weights "
+            f"the vector of {named} {error.row + 1:,} of those folded in is not finite: event weights "
             "should be of the order of 1; lower them, or raise --regularization"
         ) from None
     return Scorer(vectors, items)

@@ -8,6 +8,8 @@ from engine.configuration import option
 
 ALS, NEIGHBOURS, REGRESSION, SESSIONS, REPEAT = "als", "neighbours", "regression", "sessions", "repeat"
 BLEND = "blend"
+TASKS = ("next", "repeats", "cart", "half-cart", "session")
+"""What an evaluation asks: trainer.cases says what each is."""
 PARTS_OF = {
     ALS: (ALS,),
     NEIGHBOURS: (NEIGHBOURS, REPEAT),
@@ -29,7 +31,7 @@ class ModelOptions:
         choices=tuple(PARTS_OF),
     )
     neighbours: int = option("of an item, that a memory keeps at most", 100, metavar="N", minimum=1, maximum=10_000)
-    candidates: int = option(
+    predictors: int = option(
         "of a regression: items that another may be foretold from", 100, metavar="N", minimum=1, maximum=5000
     )
     penalty: float = option(

@@ -19,27 +19,31 @@ from trainer.interactions import Interactions
 from trainer.learned import Learned
 from trainer.model_options import ALS, PARTS_OF
 from trainer.sparse_models import learn_parts
-from trainer.splits import read_split
 from trainer.validation import AUTO, NONE, rule_for, validation_of
 
 if TYPE_CHECKING:
     from trainer.als import Embeddings
-    from trainer.options import TrainOptions
+    from trainer.options import LearnOptions
+    from trainer.splits import Split
 
 Say = Callable[[str], None]
 
 
 def learn(
-    interactions: Interactions, options: TrainOptions, vectors: Callable[[], Embeddings], on_step: Say
+    interactions: Interactions,
+    options: LearnOptions,
+    vectors: Callable[[], Embeddings],
+    cut: Callable[[str], Split],
+    on_step: Say,
 ) -> Learned:
     """What a training publishes; `vectors` trains the dense part on all of the interactions, where it is one.
 
-    Raises NearcartError.
+    `cut` splits the events behind the interactions by a rule. Raises NearcartError.
     """
     names = PARTS_OF[options.model]
     if names == (ALS,):
         return Learned(vectors())
-    settings, metrics = _validated(interactions, options, on_step)
+    settings, metrics = _validated(interactions, options, cut, on_step)
     if settings is not None:
         names = tuple(name for name in names if name in settings)
     embeddings = vectors() if ALS in names else None
@@ -49,23 +53,14 @@ def learn(
 
 
 def _validated(
-    interactions: Interactions, options: TrainOptions, on_step: Say
+    interactions: Interactions, options: LearnOptions, cut: Callable[[str], Split], on_step: Say
 ) -> tuple[Mapping[str, Setting] | None, Mapping[str, Any]]:
     """What each part counts, None where there is nothing to find it with, and the metrics that say so."""
     if options.validation == NONE:
         return None, {}
     rule = rule_for(interactions) if options.validation == AUTO else options.validation
     on_step(f"finding what each part counts: holding out {rule}")
-    split = read_split(
-        options.events,
-        options.columns(),
-        rule,
-        cleaning=options.cleaning(),
-        seed=options.seed,
-        threads=options.threads,
-        memory_limit=options.memory_limit,
-        timestamp_format=options.timestamp_format,
-    )
+    split = cut(rule)
     validation = validation_of(split, most=options.validation_cases, seed=options.seed)
     if not validation.cases:
         on_step("nothing that was held out can be asked for: all parts count alike")

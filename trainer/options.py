@@ -6,6 +6,7 @@ This module stays light, because `nearcart --help` loads it: whatever is heavy i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from trainer.model_options import ModelOptions
 if TYPE_CHECKING:
     from trainer.cleaning import Cleaning
     from trainer.events import EventColumns
+    from trainer.splits import Split
 
 EVENTS_HELP = "Parquet, CSV or JSON lines (also .gz, .zst): files, globs or directories"
 
@@ -156,7 +158,28 @@ class EventOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(ModelOptions, AlsOptions, EventOptions):
+class LearnOptions(ModelOptions, AlsOptions, EventOptions):
+    """What is learned, and from which events."""
+
+    def split_events(self, sources: Sequence[str], rule: str, within: str = "") -> Split:
+        """The events of some files, cut into training and test (trainer.splits). Raises what reading raises."""
+        from trainer.splits import read_split
+
+        return read_split(
+            sources,
+            self.columns(),
+            rule,
+            cleaning=self.cleaning(),
+            seed=self.seed,
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            timestamp_format=self.timestamp_format,
+            within=within,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(LearnOptions):
     """Everything that a training from events to a published release takes."""
 
     events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")

@@ -6,15 +6,19 @@ tests/test_parts_scorer.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.evidence import Evidence
+from engine.histories import NO_ROWS, Histories
 from engine.kinds import Kind
 from engine.sparse_scan import add_rows
+from trainer.cases import Cases
+from trainer.evaluate import encoded
+from trainer.interactions import Csr, Interactions
 from trainer.learned import Learned
 
 EvidenceOf = Callable[[int], Evidence]
@@ -52,12 +56,27 @@ class PartsScorer:
         return scores
 
 
-def cart_scorer(learned: Learned, n_items: int, carts: Sequence[Evidence]) -> PartsScorer:
-    """Scores items for carts; the dense part folds each one in."""
+def case_scorer(learned: Learned, cases: Cases) -> PartsScorer:
+    """Scores items for cases: the dense part is asked with stored vectors where users have one, else folds in."""
     vectors = None
-    if learned.embeddings is not None:
-        encoder = learned.embeddings.encoder()
-        vectors = np.empty((len(carts), encoder.item_vectors.shape[1]), dtype=np.float32)
-        for i, cart in enumerate(carts):
-            vectors[i] = encoder.encode(cart.rows, cart.weights)
-    return PartsScorer(learned, n_items, "cart", carts.__getitem__, vectors)
+    if learned.embeddings is not None and cases.users is not None:
+        vectors = learned.embeddings.user_vectors[cases.users]
+    elif learned.embeddings is not None:
+        vectors = encoded(learned.embeddings, _bags(cases), "case").user_vectors
+    return PartsScorer(learned, cases.n_items, cases.kind, cases.evidence.__getitem__, vectors)
+
+
+def user_scorer(learned: Learned, train: Interactions) -> PartsScorer:
+    """Scores items for the users of a training, by row."""
+    entries = train.by_user
+    histories = Histories(entries.indptr, entries.indices, entries.values, learned.ages)
+    vectors = None if learned.embeddings is None else learned.embeddings.user_vectors
+    return PartsScorer(learned, train.n_items, "user", lambda user: histories.of(user, train.n_items), vectors)
+
+
+def _bags(cases: Cases) -> Csr:
+    """What cases are asked with, a row each."""
+    indptr = np.cumsum([0, *(len(each.rows) for each in cases.evidence)]).astype(np.int64)
+    rows = np.concatenate([NO_ROWS, *(each.rows for each in cases.evidence)])
+    weights = np.concatenate([np.empty(0, dtype=np.float32), *(each.weights for each in cases.evidence)])
+    return Csr(indptr, rows, weights, n_columns=cases.n_items)

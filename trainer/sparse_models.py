@@ -95,7 +95,7 @@ def _named(interactions: Interactions) -> str:
 
 def _regression_settings(options: ModelOptions) -> RegressionSettings:
     return RegressionSettings(
-        candidates=options.candidates, neighbours=options.neighbours, regularization=options.penalty
+        candidates=options.predictors, neighbours=options.neighbours, regularization=options.penalty
     )
 
 

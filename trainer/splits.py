@@ -59,6 +59,7 @@ def read_split(
     memory_limit: str = DEFAULT_MEMORY_LIMIT,
     timestamp_format: str = "",
     on_step: Step | None = None,
+    within: str = "",
 ) -> Split:
     """Read events as trainer.interactions.read_interactions does, and cut them into training and test.
 
@@ -67,12 +68,14 @@ def read_split(
     before the newest event, which may be of items that the user had before; events without a time are training.
     `basket`: the newest basket of each user with two or more, and returns since. `users:0.1`: a random 10% of the users
     with five items or more are not in training; a random 20% of each one's items are the test, the others `history`.
+    `within` is another split, of which the training alone is cut: what it holds out is in no part.
 
     Returns do not make anything the newest. Least numbers of items and users hold for training alone. Raises what
     read_interactions raises; UsageError for an unknown split, or one by time or basket where events have none;
     NothingLeft where a part is empty.
     """
-    rule = parse_split(split)
+    rules = [parse_split(each) for each in (within, split) if each]
+    rule = rules[-1]
     step = on_step or (lambda text: None)
     unsupported = replace(cleaning, min_user_items=1, min_item_users=1)
     with open_workspace(threads, memory_limit) as connection:
@@ -80,9 +83,12 @@ def read_split(
         step("cleaning")
         judged = judge(connection, cleaning)
         refuse_nothing(connection, judged.then(net(connection, unsupported)), sources, cleaning)
-        step(f"splitting ({rule.text})")
-        _mark(connection, rule, seed, unsupported)
-        connection.execute("DROP TABLE events")
+        for number, each in enumerate(rules, start=1):
+            step(f"splitting ({each.text})")
+            _mark(connection, each, seed, unsupported)
+            connection.execute("DROP TABLE events")
+            if number < len(rules):
+                _keep_training(connection, each, unsupported)
         step("numbering users and items")
         train = _read_part(connection, TRAIN, rule, cleaning)
         connection.execute("CREATE OR REPLACE TABLE known_items AS SELECT item_code FROM item_rows")
@@ -90,6 +96,15 @@ def read_split(
         test = _read_part(connection, TEST, rule, unsupported)
     parts = [part.report for part in (train, history, test) if part is not None]
     return Split(train, history, test, judged.then(Report.total(parts)))
+
+
+def _keep_training(connection: duckdb.DuckDBPyConnection, rule: SplitRule, cleaning: Cleaning) -> None:
+    """From `marked` to `events` and `pairs` of the training alone."""
+    connection.execute(f"CREATE TABLE events AS SELECT * EXCLUDE (part) FROM marked WHERE part = {TRAIN}")
+    connection.execute("DROP TABLE marked")
+    report = net(connection, cleaning)
+    if not report.rows_kept:
+        raise _nothing(rule, TRAIN, report)
 
 
 def _mark(connection: duckdb.DuckDBPyConnection, rule: SplitRule, seed: int, cleaning: Cleaning) -> None:

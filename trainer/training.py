@@ -66,7 +66,13 @@ def train_release(options: TrainOptions) -> str:
     if options.items is not None:
         _log.info("items\n%s", items.report.table())
     step(f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries")
-    learned = learn(interactions, options, lambda: _vectors(interactions, options, previous, step), step)
+    learned = learn(
+        interactions,
+        options,
+        vectors=lambda: _vectors(interactions, options, previous, step),
+        cut=lambda rule: options.split_events(options.events, rule),
+        on_step=step,
+    )
     alignment = None
     if learned.embeddings is not None:
         step("building and measuring the index")
