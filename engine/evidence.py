@@ -55,7 +55,7 @@ class Evidence:
         """
         rows, weights, ages = self.rows, self.weights, self.ages
         kept = weights > 0
-        if not kept.all():
+        if np.count_nonzero(kept) < len(rows):
             rows, weights, ages = rows[kept], weights[kept], ages[kept]
         if len(rows) > newest:
             chosen = np.sort(np.argsort(ages, kind="stable")[:newest])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer import growth
-from trainer.growth import NewEntries, Support, among_first, grow
+from trainer.growth import NewEntries, Support, among_first, grow, grown_ages
 from trainer.interactions import Csr
 
 NOTHING_LEFT_OUT = dict.fromkeys(growth.REASONS, 0)
@@ -55,6 +55,18 @@ def test_new_users_and_items_come_behind_those_of_the_release():
     assert grown.changed.tolist() == [3]
     assert grown.left_out == NOTHING_LEFT_OUT
     assert (grown.by_user.n_columns, grown.by_new_item.n_columns) == (5, 4)
+
+
+def test_what_came_since_is_newer_than_all_that_a_user_had():
+    # Events: users 0 (new), 1 (row 2), 2 (row 0); items 0 (row 2), 1 (new), 2 (new). User 1 took item 2 first.
+    entries = [(0, 0, 1), (0, 2, 3), (1, 1, 4), (1, 2, 5), (2, 2, 1)]
+    new = new_of(entries, [-1, 2, 0], [2, -1, -1])
+    grown = grow(HISTORIES, new, Support())
+    old_ages, new_ages = np.array([7, 65_535, 3], dtype=np.uint16), np.array([0, 0, 0, 1, 70_000])
+    ages = grown_ages(HISTORIES, old_ages, new, new_ages, grown)
+    assert ages.dtype == np.uint16
+    as_rows = Csr(grown.by_user.indptr, grown.by_user.indices, ages.astype(np.float32), n_columns=5)
+    assert rows_of(as_rows) == [{0: 65_535, 2: 65_535, 4: 65_535}, {}, {1: 5, 3: 0, 4: 1}, {2: 0, 4: 0}]
 
 
 def test_an_item_that_nobody_with_a_vector_likes_is_left_out_and_so_is_who_has_nothing_else():

@@ -2,8 +2,8 @@
 
 First how fast each sparse part forgets (the recency of its encoder), by what it finds alone; then the weights, by what
 the sum finds: the best part alone, and one by one the part and weight that add most, as long as they add more than one
-standard error of the difference (Breiman et al. 1984, section 3.4.3, against weights that fit noise). What repeats is
-weighed last, by cases in which what a user has competes: it scores nothing else. Sums are over the union of what each
+standard error of the difference (Breiman et al. 1984, section 3.4.3, against weights that fit noise). Vectors always
+count a little, since they alone score every item. What repeats is weighed last, by cases in which what a user has competes: it scores nothing else. Sums are over the union of what each
 part finds best. Checked by tests/test_blending.py.
 """
 
@@ -172,6 +172,10 @@ def _weighed(table: _Table, fixed: Mapping[str, float] | None = None) -> tuple[d
         if gain <= float((found - now).std()) / np.sqrt(len(now)):
             break
         weights, now = tried, found
+    if DENSE_NAME in free and DENSE_NAME not in weights:
+        # It alone scores every item: what no memory knows is ordered by it.
+        weights = {**weights, DENSE_NAME: _WEIGHTS[0] * unit / scales[DENSE_NAME]}
+        now = table.ndcg(weights)
     return weights, {**{name: float(each.mean()) for name, each in alone.items()}, BLEND: float(now.mean())}
 
 

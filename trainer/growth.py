@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.evidence import OLDEST
 from trainer.interactions import Csr
 
 _MERGED_USERS = 1 << 16
@@ -95,6 +96,25 @@ def grow(histories: Csr, new: NewEntries, support: Support, passes: int = 1) -> 
         is_kept=is_kept,
         left_out=left_out,
     )
+
+
+def grown_ages(
+    histories: Csr, ages: NDArray[np.uint16], new: NewEntries, new_ages: NDArray[np.int32], growth: Growth
+) -> NDArray[np.uint16]:
+    """How old each entry of the grown histories is (engine.evidence): what a user has got since is newer than all else.
+
+    ages: of the histories' entries; new_ages int32, in the order of the new entries: among the events.
+    """
+    users, items = growth.user_rows[new.users[growth.is_kept]], growth.item_rows[new.items[growth.is_kept]]
+    since = new_ages[growth.is_kept]
+    moments = np.zeros(growth.by_user.n_rows, dtype=np.int64)
+    np.maximum.at(moments, users, since + 1)
+    older = ages + np.repeat(moments[: histories.n_rows], np.diff(histories.indptr))
+    # Whole numbers up to 65,535 are exact in float32, so ages are merged as values are.
+    before = Csr(histories.indptr, histories.indices, np.minimum(older, OLDEST).astype(np.float32), histories.n_columns)
+    sizes = growth.by_user.n_rows, growth.by_user.n_columns
+    merged = _merged(before, users, items, np.minimum(since, OLDEST).astype(np.float32), *sizes)
+    return merged.values.astype(np.uint16)
 
 
 def _kept(

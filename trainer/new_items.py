@@ -22,10 +22,11 @@ from engine.ids import IdTable
 from engine.index import check_plan
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import MAX_QUERIES, Bags, bag, bags_of
-from engine.parts import DensePart
+from engine.parts import AGES, DensePart
 from engine.plan import IndexPlan
 from engine.release import Release
 from engine.repository import Repository
+from engine.sparse_part import read_sparse_parts
 from engine.vector_table import VectorTable
 from trainer.als import Embeddings
 from trainer.errors import FoldInImpossible
@@ -39,6 +40,7 @@ from trainer.growth import (
     Growth,
     NewEntries,
     grow,
+    grown_ages,
 )
 from trainer.half_epoch import Penalty
 from trainer.interactions import Interactions
@@ -89,7 +91,8 @@ def fold_events_in(
     _log.info("events\n%s", interactions.report.table())
     on_step("adding what is new to the histories")
     is_new = new_entries(base.histories, interactions)
-    growth = grow(base.histories.by_user, _entries(base, interactions, is_new), recipe.support, passes)
+    new = _entries(base, interactions, is_new)
+    growth = grow(base.histories.by_user, new, recipe.support, passes)
     n_events = int(interactions.counts[is_new][growth.is_kept].sum())
     described = _described(base, interactions, growth, n_events)
     if not growth.is_kept.any():
@@ -105,7 +108,10 @@ def fold_events_in(
     published = publish_contents(
         repository,
         contents,
-        Learned(Embeddings(users, table.vectors, table.spectrum, part.unobserved_weight, base.options(), losses=())),
+        base.learned(
+            Embeddings(users, table.vectors, table.spectrum, part.unobserved_weight, base.options(), losses=()),
+            base.ages(new, interactions.ages()[is_new], growth),
+        ),
         {**kept, "index_of": release_id, "folded_in": described},
         plan=plan,
         promised_recall=promised_recall,
@@ -143,6 +149,18 @@ class _Base:
         penalty = Penalty(part.unobserved_weight, part.regularization, part.regularization_exponent)
         items = part.item_vectors(self.release)[:]
         return Trained(part.user_vectors(self.release), items, encoder.spectrum, penalty)
+
+    def learned(self, embeddings: Embeddings, ages: NDArray[np.uint16] | None) -> Learned:
+        """The same parts with other vectors; memories learn nothing of new items, which have no rows in them."""
+        sparse = tuple(read_sparse_parts(self.release))
+        return Learned(embeddings, sparse, self.part.weight, ages)
+
+    def ages(self, new: NewEntries, new_ages: NDArray[np.int32], growth: Growth) -> NDArray[np.uint16] | None:
+        """Those of all entries, None where the release has none."""
+        if not self.release.has(AGES):
+            return None
+        ages = self.release.array(AGES, np.uint16, (self.part.n_entries,))
+        return grown_ages(self.histories.by_user, ages, new, new_ages, growth)
 
     def options(self) -> AlsOptions:
         """Those that a manifest repeats."""
