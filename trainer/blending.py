@@ -3,8 +3,9 @@
 First how fast each sparse part forgets (the recency of its encoder), by what it finds alone; then the weights, by what
 the sum finds: the best part alone, and one by one the part and weight that add most, as long as they add more than one
 standard error of the difference (Breiman et al. 1984, section 3.4.3, against weights that fit noise). Vectors always
-count a little, since they alone score every item. What repeats is weighed last, by cases in which what a user has competes: it scores nothing else. Sums are over the union of what each
-part finds best. Checked by tests/test_blending.py.
+count a little, since they alone score every item. What repeats is weighed last, by cases in which what a user has
+competes: it scores nothing else. Sums are over the union of what each part finds best. Checked by
+tests/test_blending.py.
 """
 
 from __future__ import annotations
@@ -101,10 +102,12 @@ def with_settings(learned: Learned, settings: Mapping[str, Setting]) -> Learned:
     return replace(learned, sparse=sparse, dense_weight=dense.weight)
 
 
-def equal_settings(learned: Learned) -> dict[str, Setting]:
-    """Every part counting 1, and forgetting nothing: where there is nothing to find settings with."""
-    names = [*([] if learned.embeddings is None else [DENSE_NAME]), *(part.name for part in learned.sparse)]
-    return {name: Setting(BOTH, _OFF) for name in names}
+def equal_settings(learned: Learned, cases: Cases) -> dict[str, Setting]:
+    """Every part counting alike, its scores of the cases being of one size, and forgetting nothing."""
+    parts = {} if learned.embeddings is None else {DENSE_NAME: _dense_alone(learned.embeddings)}
+    parts |= {part.name: _alone(part, 0.0, cases.n_items) for part in learned.sparse}
+    weights = {name: float(f"{1 / scale:.4g}") for name, scale in _Table.of(parts, cases).scales().items()}
+    return {name: Setting(ByKind(weight, weight), _OFF) for name, weight in weights.items()}
 
 
 def _alike(setting: Setting) -> Setting:

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 
 from engine.errors import ServerError
+from trainer.model_options import BLEND
 from trainer.options import TrainOptions
 from trainer.shop import BundledShop, bundled_shop
 from trainer.training import train_release
@@ -41,6 +42,8 @@ def _run(releases: Path, limit: int) -> None:
         TrainOptions(
             events=(str(shop.events),),
             releases=releases,
+            model=BLEND,
+            validation_cases=500,
             title_column=shop.title_column,
             non_product_pattern=shop.cleaning.non_product_pattern,
             **{f"{role}_column": name for role, name in vars(shop.columns).items()},

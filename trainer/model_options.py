@@ -30,7 +30,13 @@ class ModelOptions:
         ALS,
         choices=tuple(PARTS_OF),
     )
-    neighbours: int = option("of an item, that a memory keeps at most", 100, metavar="N", minimum=1, maximum=10_000)
+    neighbours: int | None = option(
+        "of an item, that a memory keeps at most (default: the fewest of 30, 50, 100 and 200 that find as much)",
+        None,
+        metavar="N",
+        minimum=1,
+        maximum=500,
+    )
     predictors: int = option(
         "of a regression: items that another may be foretold from", 100, metavar="N", minimum=1, maximum=5000
     )

@@ -7,7 +7,8 @@ Checked by tests/test_models.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +16,23 @@ import numpy as np
 from engine.evidence import OLDEST
 from trainer import als
 from trainer.blending import Setting, equal_settings, find_settings, with_settings
+from trainer.errors import NothingLeft
 from trainer.interactions import Interactions
 from trainer.learned import Learned
-from trainer.model_options import ALS, PARTS_OF
+from trainer.model_options import ALS, NEIGHBOURS, PARTS_OF, REGRESSION
+from trainer.pruning import UNPRUNED, Pruning, choose_pruning, pruned
 from trainer.sparse_models import learn_parts
-from trainer.validation import AUTO, NONE, rule_for, validation_of
+from trainer.validation import AUTO, NONE, histories_of, rule_for, validation_of
 
 if TYPE_CHECKING:
     from trainer.als import Embeddings
     from trainer.options import LearnOptions
     from trainer.splits import Split
 
+_NEIGHBOURS = 100
+"""Of an item, where nothing was held out to choose by."""
+_SCALED_USERS = 200
+"""With so many histories the sizes of the parts' scores are found, where nothing was held out."""
 Say = Callable[[str], None]
 
 
@@ -43,33 +50,65 @@ def learn(
     names = PARTS_OF[options.model]
     if names == (ALS,):
         return Learned(vectors())
-    settings, metrics = _validated(interactions, options, cut, on_step)
-    if settings is not None:
-        names = tuple(name for name in names if name in settings)
+    found = _validated(interactions, options, cut, on_step)
+    if found is not None:
+        names = tuple(name for name in names if name in found.settings)
+    neighbours = dict.fromkeys((name for name in names if name != ALS), options.neighbours or _NEIGHBOURS)
+    if found is not None:
+        neighbours |= {name: each.neighbours for name, each in found.prunings.items() if name in neighbours}
     embeddings = vectors() if ALS in names else None
-    learned = Learned(embeddings, learn_parts(interactions, options, names, options.threads, on_step))
-    learned = with_settings(learned, equal_settings(learned) if settings is None else settings)
-    return _with_ages(learned, interactions, {"validation": metrics} if metrics else {})
+    learned = Learned(embeddings, learn_parts(interactions, options, neighbours, options.threads, on_step))
+    if found is None:
+        cases = histories_of(interactions, most=_SCALED_USERS, seed=options.seed)
+        return _with_ages(with_settings(learned, equal_settings(learned, cases)), interactions, {})
+    sparse = tuple(
+        replace(part, told=found.prunings[part.name].told) if part.name in found.prunings else part
+        for part in learned.sparse
+    )
+    learned = with_settings(replace(learned, sparse=sparse), found.settings)
+    return _with_ages(learned, interactions, {"validation": found.metrics})
+
+
+@dataclass(frozen=True)
+class _Validated:
+    """What held-out cases said: of each part that counts its setting, and of memories of neighbours their pruning."""
+
+    settings: Mapping[str, Setting]
+    prunings: Mapping[str, Pruning]
+    metrics: Mapping[str, Any]
 
 
 def _validated(
     interactions: Interactions, options: LearnOptions, cut: Callable[[str], Split], on_step: Say
-) -> tuple[Mapping[str, Setting] | None, Mapping[str, Any]]:
-    """What each part counts, None where there is nothing to find it with, and the metrics that say so."""
+) -> _Validated | None:
+    """None where there is nothing to find it with, which is said."""
     if options.validation == NONE:
-        return None, {}
+        return None
     rule = rule_for(interactions) if options.validation == AUTO else options.validation
     on_step(f"finding what each part counts: holding out {rule}")
-    split = cut(rule)
+    try:
+        split = cut(rule)
+    except NothingLeft as error:
+        if options.validation != AUTO:
+            raise
+        on_step(f"all parts count alike: {str(error).splitlines()[0]}")
+        return None
     validation = validation_of(split, most=options.validation_cases, seed=options.seed)
     if not validation.cases:
-        on_step("nothing that was held out can be asked for: all parts count alike")
-        return None, {}
-    names: Collection[str] = PARTS_OF[options.model]
+        on_step("all parts count alike: nothing that was held out can be asked for")
+        return None
+    names = PARTS_OF[options.model]
     embeddings = als.train(split.train, options.als()) if ALS in names else None
-    learned = Learned(embeddings, learn_parts(split.train, options, names, options.threads))
-    found = find_settings(learned, validation.cases, validation.repeats, on_step)
-    return found.settings, found.metrics
+    neighbours = dict.fromkeys((name for name in names if name != ALS), UNPRUNED)
+    sparse, prunings = [], {}
+    for part in learn_parts(split.train, options, neighbours, options.threads):
+        if part.name in (REGRESSION, NEIGHBOURS):
+            pruning = prunings[part.name] = choose_pruning(part, validation.cases[0], options.neighbours)
+            on_step(f"{part.name}: {pruning.neighbours} neighbours find {pruning.recall:.3f} of the best of {UNPRUNED}")
+            part = replace(part, memory=pruned(part.memory, pruning.neighbours))
+        sparse.append(part)
+    found = find_settings(Learned(embeddings, tuple(sparse)), validation.cases, validation.repeats, on_step)
+    return _Validated(found.settings, prunings, found.metrics)
 
 
 def _with_ages(learned: Learned, interactions: Interactions, metrics: Mapping[str, Any]) -> Learned:

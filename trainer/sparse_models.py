@@ -6,7 +6,7 @@ part counts, and how fast its queries forget, is found by trainer.blending. Chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -40,31 +40,40 @@ _NOW = ByKind(0.0, 0.0)
 def learn_parts(
     interactions: Interactions,
     options: ModelOptions,
-    names: Collection[str],
+    neighbours: Mapping[str, int],
     threads: int = 0,
     on_step: Callable[[str], None] = lambda text: None,
 ) -> tuple[SparsePart, ...]:
     """The sparse parts of these names, in a fixed order, each counting 1 and forgetting nothing.
+
+    `neighbours` names the parts, and says how many entries a row of each keeps, where rows are items.
 
     The same bits for any number of threads. Raises UsageError for a half-life without times; TrainingDiverged.
     """
     learned = []
     with threadpool_limits(1, "blas"), Threads(threads) as pool:
         contexts = None
-        if set(names) & {NEIGHBOURS, REGRESSION, SESSIONS}:
+        if set(neighbours) & {NEIGHBOURS, REGRESSION, SESSIONS}:
             contexts = _contexts(interactions, options)
-        if contexts is not None and REGRESSION in names:
+        if contexts is not None and REGRESSION in neighbours:
             on_step(f"{REGRESSION}: foretelling each of {contexts.n_items:,} items from others")
-            learned.append(_of_items(REGRESSION, item_regression(contexts, _regression_settings(options), pool)))
-        if contexts is not None and NEIGHBOURS in names:
+            learned.append(
+                _of_items(
+                    REGRESSION, item_regression(contexts, _regression_settings(options, neighbours[REGRESSION]), pool)
+                )
+            )
+        if contexts is not None and NEIGHBOURS in neighbours:
             on_step(f"{NEIGHBOURS}: counting pairs of {len(contexts):,} {_named(interactions)}")
             learned.append(
-                _of_items(NEIGHBOURS, item_neighbours(contexts, _neighbour_settings(contexts, options), pool))
+                _of_items(
+                    NEIGHBOURS,
+                    item_neighbours(contexts, _neighbour_settings(contexts, options, neighbours[NEIGHBOURS]), pool),
+                )
             )
-        if contexts is not None and SESSIONS in names:
+        if contexts is not None and SESSIONS in neighbours:
             on_step(f"{SESSIONS}: indexing {len(contexts):,} {_named(interactions)}")
             learned.append(_of_sessions(contexts, options))
-    if REPEAT in names:
+    if REPEAT in neighbours:
         learned.append(_of_items(REPEAT, _identity(interactions.n_items)))
     return tuple(learned)
 
@@ -93,16 +102,14 @@ def _named(interactions: Interactions) -> str:
     return "baskets" if interactions.baskets is not None and len(interactions.baskets) else "histories"
 
 
-def _regression_settings(options: ModelOptions) -> RegressionSettings:
-    return RegressionSettings(
-        candidates=options.predictors, neighbours=options.neighbours, regularization=options.penalty
-    )
+def _regression_settings(options: ModelOptions, neighbours: int) -> RegressionSettings:
+    return RegressionSettings(candidates=options.predictors, neighbours=neighbours, regularization=options.penalty)
 
 
-def _neighbour_settings(contexts: Contexts, options: ModelOptions) -> NeighbourSettings:
+def _neighbour_settings(contexts: Contexts, options: ModelOptions, neighbours: int) -> NeighbourSettings:
     if not is_ordered(contexts):
         return NeighbourSettings(
-            neighbours=options.neighbours,
+            neighbours=neighbours,
             source_exponent=0.7,
             target_exponent=0.25,
             shrinkage=1.0,
@@ -110,7 +117,7 @@ def _neighbour_settings(contexts: Contexts, options: ModelOptions) -> NeighbourS
             order=UNORDERED,
         )
     return NeighbourSettings(
-        neighbours=options.neighbours,
+        neighbours=neighbours,
         source_exponent=0.5,
         target_exponent=0.2,
         shrinkage=0.3,

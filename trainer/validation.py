@@ -35,18 +35,16 @@ def rule_for(interactions: Interactions) -> str:
 
 
 def validation_of(split: Split, *, most: int, seed: int) -> Validation:
-    """At most so many cases of each kind, drawn by the seed. No cases at all where the test is about strangers."""
+    """At most so many cases of each kind, drawn by the seed; of carts where the test has baskets."""
     train, test = split.train, split.test
-    found = []
+    found, repeats = [], None
     try:
-        carts = _carts(train, test, seed)
-        found.append(_drawn(carts, most, seed))
+        if test.baskets is not None and len(test.baskets):
+            found.append(_drawn(cart_cases(train, test, share=0.0, seed=seed), most, seed))
     except EvaluationError:
         pass
-    repeats = None
     try:
-        users = user_cases(train, test, split.history, repeats=False)
-        found.append(_drawn(_only_new(users), most, seed))
+        found.append(_drawn(_only_new(user_cases(train, test, split.history, repeats=False)), most, seed))
         repeats = _drawn(user_cases(train, test, split.history, repeats=True), most, seed)
     except EvaluationError:
         pass
@@ -54,12 +52,9 @@ def validation_of(split: Split, *, most: int, seed: int) -> Validation:
     return Validation(tuple(each for each in found if len(each.evidence)), repeats if is_repeated else None)
 
 
-def _carts(train: Interactions, test: Interactions, seed: int) -> Cases:
-    """Baskets with an item hidden; without baskets, what users took before as carts, and what they took then."""
-    if test.baskets is not None and len(test.baskets):
-        return cart_cases(train, test, share=0.0, seed=seed)
-    users = user_cases(train, test, repeats=False)
-    return replace(users, kind="cart", users=None)
+def histories_of(interactions: Interactions, *, most: int, seed: int) -> Cases:
+    """Users with what they have, and nothing to be found."""
+    return _drawn(user_cases(interactions, interactions, repeats=False), most, seed)
 
 
 def _only_new(cases: Cases) -> Cases:
