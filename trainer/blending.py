@@ -121,18 +121,32 @@ def _enter(settings: dict[str, Setting], weights: Mapping[str, float], kind: Kin
         settings[name] = replace(before, weight=before.weight._replace(**{kind: float(f"{weight:.4g}")}))
 
 
-def _remembered(part: SparsePart, cases: Cases, settings: dict[str, Setting]) -> Recommender:
-    """The part with the recency that finds most alone, which is entered into the settings; ties fall to the least."""
-    best, best_metric, recommender = 0.0, -1.0, _alone(part, 0.0, cases.n_items)
+@dataclass(frozen=True)
+class Remembered:
+    """The recency with which a part finds most alone, and its ndcg@20 then."""
+
+    recency: float
+    metric: float
+
+
+def best_recency(part: SparsePart, cases: Cases) -> Remembered:
+    """Of a few recencies, none where the evidence has no ages; ties fall to the least."""
+    best = Remembered(0.0, -1.0)
     has_ages = any(each.ages.any() for each in cases.evidence)
     for recency in _RECENCIES if has_ages else _RECENCIES[:1]:
-        tried = _alone(part, recency, cases.n_items)
-        metric = float(_Table.of({part.name: tried}, cases, _AT).ndcg({part.name: 1.0}).mean())
-        if metric > best_metric + 1e-6:
-            best, best_metric, recommender = recency, metric, tried
+        alone = {part.name: _alone(part, recency, cases.n_items)}
+        metric = float(_Table.of(alone, cases, _AT).ndcg({part.name: 1.0}).mean())
+        if metric > best.metric + 1e-6:
+            best = Remembered(recency, metric)
+    return best
+
+
+def _remembered(part: SparsePart, cases: Cases, settings: dict[str, Setting]) -> Recommender:
+    """The part with its best recency, which is entered into the settings."""
+    recency = best_recency(part, cases).recency
     before = settings[part.name]
-    settings[part.name] = replace(before, recency=before.recency._replace(**{cases.kind: best}))
-    return recommender
+    settings[part.name] = replace(before, recency=before.recency._replace(**{cases.kind: recency}))
+    return _alone(part, recency, cases.n_items)
 
 
 def _alone(part: SparsePart, recency: float, n_items: int) -> Recommender:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from engine.configuration import option
 from engine.errors import UsageError
 from engine.vector_formats import FLOAT32, FORMATS
-from trainer.model_options import ModelOptions
+from trainer.model_options import ALS, PARTS_OF, ModelOptions
 
 if TYPE_CHECKING:
     from trainer.cleaning import Cleaning
@@ -226,17 +226,25 @@ class TuneOptions(EventOptions):
 
     events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")
     output: Path = option("directory of the results and of the search's state", Path("tuning"), metavar="DIR")
+    model: str = option(
+        "what to search for: als (vectors), neighbours, regression, sessions, or blend (all of them)",
+        ALS,
+        choices=tuple(PARTS_OF),
+    )
     split: str = option(
-        "validation events, cut from the events: random:0.2, last, time:28d, basket, or users:0.1",
+        "validation events of vectors, cut from the events: random:0.2, last, time:28d, basket, or users:0.1",
         "random:0.2",
         metavar="RULE",
+    )
+    validation: str = option(
+        "those of the other parts: auto, which is what train takes, or a rule", "auto", metavar="RULE"
     )
     metric: str = option("what is to be high: a metric of evaluate", "ndcg@20", metavar="METRIC")
     factors: str = option("lengths of a vector to search, comma-separated", "64,128,256", metavar="LIST")
     weighting: str = option(
         "weightings to search among, comma-separated", "binary,count,log,propensity,tfidf,bm25", metavar="LIST"
     )
-    trials: int = option("trials with the fewest factors", 40, metavar="N", minimum=1)
+    trials: int = option("trials with the fewest factors, and of each other part", 40, metavar="N", minimum=1)
     refine_trials: int = option("trials around the best with each other number", 12, metavar="N", minimum=0)
     epochs: int = option("most epochs of a trial; the best number is part of the result", 16, metavar="N", minimum=1)
     validation_users: int = option(

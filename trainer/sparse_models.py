@@ -54,7 +54,7 @@ def learn_parts(
     with threadpool_limits(1, "blas"), Threads(threads) as pool:
         contexts = None
         if set(neighbours) & {NEIGHBOURS, REGRESSION, SESSIONS}:
-            contexts = _contexts(interactions, options)
+            contexts = contexts_for(interactions, options)
         if contexts is not None and REGRESSION in neighbours:
             on_step(f"{REGRESSION}: foretelling each of {contexts.n_items:,} items from others")
             learned.append(
@@ -88,14 +88,17 @@ def is_ordered(contexts: Contexts) -> bool:
     return bool((last > contexts.places[starts[several]]).mean() > 0.5)
 
 
-def _contexts(interactions: Interactions, options: ModelOptions) -> Contexts:
+def contexts_for(interactions: Interactions, options: ModelOptions) -> Contexts:
     """Baskets, or histories where there are none, weighed."""
     half_life = options.context_half_life_days
     contexts = contexts_of(interactions, ContextSettings(options.history_weight, half_life_days=half_life))
     damping = options.size_damping
-    if damping is None:
-        damping = _ORDERED_DAMPING if is_ordered(contexts) else _UNORDERED_DAMPING
-    return contexts.damped(damping)
+    return contexts.damped(default_size_damping(contexts) if damping is None else damping)
+
+
+def default_size_damping(contexts: Contexts) -> float:
+    """That of contexts with an order, or without."""
+    return _ORDERED_DAMPING if is_ordered(contexts) else _UNORDERED_DAMPING
 
 
 def _named(interactions: Interactions) -> str:

@@ -10,22 +10,18 @@ files are trainer.tuning_report's. Checked by tests/test_tuning.py.
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from engine.errors import UsageError
 from trainer.errors import TrainingDiverged
+from trainer.journal import opened, require_same, run_again
 from trainer.options import AlsOptions
 from trainer.trials import EXPONENT_STEP, Experiment, Plan, Space, Tried, first_space, next_space, ranked
 from trainer.weighting import Weighting
@@ -52,16 +48,16 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     so_far: list[Tried] = []
-    with _opened(journal) as storage:
+    with opened(journal) as storage:
         for name in optuna.get_all_study_names(storage):
-            _require(optuna.load_study(study_name=name, storage=storage), identity, journal)
+            require_same(optuna.load_study(study_name=name, storage=storage), identity, journal)
         for factors in plan.factors:
             study = optuna.create_study(
                 storage=storage, study_name=f"{factors} factors", direction="maximize", load_if_exists=True
             )
-            _require(study, identity, journal)
+            require_same(study, identity, journal)
             space = _space(study, plan, experiment, so_far)
-            _run_again(study)
+            run_again(study)
             n_trials = plan.refine_trials if so_far else plan.trials
             earlier = _over(study, factors)
             so_far += earlier
@@ -78,54 +74,6 @@ def search(
                     f"none of {len(so_far)} trials with {factors} factors came to its end; weights of events should "
                     "be of the order of 1: see --event-weights, or leave weightings away with --weighting"
                 )
-
-
-@contextmanager
-def _opened(journal: Path) -> Iterator[JournalStorage]:
-    """The journal, held against other processes. A lock of the system is gone with its process, however it ends."""
-    try:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        file = journal.open("a+b")
-    except OSError as error:
-        raise UsageError(f"{journal}: {error.strerror}: expected a directory that can be written to") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"another search is writing {journal}: wait for its end, or give another --output"
-            ) from None
-        file.seek(0)
-        # Whoever was killed while writing left part of a line, which the next one would be appended to.
-        file.truncate(file.read().rfind(b"\n") + 1)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_Held(str(journal))))
-        except (ValueError, KeyError) as error:
-            raise UsageError(f"{journal} is damaged ({error}): remove it to start anew") from error
-        yield storage
-
-
-class _Held(JournalFileSymlinkLock):
-    """Optuna's lock for each write stays behind when a process is killed, and is not needed: see `_opened`."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _require(study: optuna.Study, identity: Mapping[str, Any], journal: Path) -> None:
-    wanted = dict(identity)
-    found = study.user_attrs.get("identity")
-    if found is None:
-        study.set_user_attr("identity", wanted)
-        return
-    for name in [name for name in wanted if found.get(name) != wanted[name]]:
-        what = "other events" if name == "events" else f"{name} {found.get(name)!r}; here it is {wanted[name]!r}"
-        raise UsageError(
-            f"{journal} holds a search with {what}: give another --output, or the events and options of that search"
-        )
 
 
 def _space(study: optuna.Study, plan: Plan, experiment: Experiment, so_far: Sequence[Tried]) -> Space:
@@ -148,14 +96,6 @@ def _space(study: optuna.Study, plan: Plan, experiment: Experiment, so_far: Sequ
     study.enqueue_trial(first, skip_if_exists=True)
     study.set_user_attr("space", asdict(space))
     return space
-
-
-def _run_again(study: optuna.Study) -> None:
-    """The trial that was running when its process ended; one that ended two of them is left alone."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params and "again" not in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs={"again": True})
 
 
 def _over(study: optuna.Study, factors: int) -> list[Tried]:

@@ -18,10 +18,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from trainer.parts_tuning import TriedPart
 from trainer.trials import Tried, ranked
 from trainer.weighting import Weighting
 
 TRIALS_FILE, BEST_FILE, PLOT_FILE = "trials.csv", "best.toml", "trials.png"
+PARTS_TRIALS_FILE = "parts-trials.csv"
+PARTS_METRIC = "ndcg@20"
 
 _ROWS = 5
 """Trials in the table for each number of factors."""
@@ -73,9 +76,43 @@ def write_best(path: Path, best: Tried, metric: str, others: Mapping[str, Any]) 
         "weighting": best.weighting,
         **others,
     }
-    lines = [f"# {metric} {best.metric:.4f} on the validation events, {best.training_seconds:.3g} s of training"]
-    lines += [f"{name} = {_toml(value)}" for name, value in options.items()]
+    write_toml(
+        path, f"{metric} {best.metric:.4f} on the validation events, {best.training_seconds:.3g} s of training", options
+    )
+
+
+def write_toml(path: Path, comment: str, options: Mapping[str, Any]) -> None:
+    """Options for --config, below a comment; those that are None have their default."""
+    lines = [f"# {comment}", *(f"{name} = {_toml(value)}" for name, value in options.items() if value is not None)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_parts_trials(path: Path, tried: Sequence[TriedPart]) -> None:
+    """Every trial of a part, a row each."""
+    names = list(dict.fromkeys(name for each in tried for name in each.values))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["part", "number", *names, PARTS_METRIC, "seconds"])
+        for each in tried:
+            values = ["" if each.values.get(name) is None else each.values[name] for name in names]
+            rows.writerow([each.part, each.number, *values, each.metric, round(each.seconds, 3)])
+
+
+def print_parts_table(console: Console, tried: Sequence[TriedPart]) -> None:
+    """The best trials of each part, and in the last row of a part what its defaults find."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("part", PARTS_METRIC, "trial", "options"):
+        table.add_column(name, justify="right" if name in (PARTS_METRIC, "trial") else "left")
+    for part in dict.fromkeys(each.part for each in tried):
+        of_part = [each for each in tried if each.part == part]
+        best = sorted(of_part, key=lambda each: -each.metric)[:_ROWS]
+        for each in [*best, *([of_part[0]] if of_part[0] not in best else [])]:
+            told = ", ".join(f"{name} {value}" for name, value in each.values.items())
+            mark = " (defaults)" if each is of_part[0] else ""
+            style = "bold" if each is best[0] else None
+            table.add_row(part, f"{each.metric:.4f}", str(each.number), told + mark, style=style)
+        table.add_section()
+    console.print(table)
 
 
 def print_table(console: Console, tried: Sequence[Tried], metric: str, popularity: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -11,17 +12,38 @@ from rich.console import Console
 
 from engine.errors import UsageError
 from trainer.choices import parse_split
+from trainer.cleaning import Cleaning
+from trainer.digest import digest_of
+from trainer.errors import EvaluationError
 from trainer.experiment import EventsExperiment
+from trainer.interactions import read_interactions
 from trainer.metrics import Metric, parse_metrics
+from trainer.model_options import ALS, PARTS_OF
 from trainer.options import AlsOptions, EventOptions, TuneOptions
+from trainer.parts_tuning import Shop, TriedPart, best_options, search_parts
 from trainer.progress import Steps
 from trainer.splits import Split, read_split
 from trainer.trials import Plan, Tried, ranked
 from trainer.tuning import search
-from trainer.tuning_report import BEST_FILE, PLOT_FILE, TRIALS_FILE, plot_trials, print_table, write_best, write_trials
+from trainer.tuning_report import (
+    BEST_FILE,
+    PARTS_METRIC,
+    PARTS_TRIALS_FILE,
+    PLOT_FILE,
+    TRIALS_FILE,
+    plot_trials,
+    print_parts_table,
+    print_table,
+    write_best,
+    write_parts_trials,
+    write_toml,
+    write_trials,
+)
+from trainer.validation import AUTO, rule_for, validation_of
 from trainer.weighting import Weighting
 
-JOURNAL_FILE = "journal.jsonl"
+JOURNAL_FILE, PARTS_JOURNAL_FILE = "journal.jsonl", "parts-journal.jsonl"
+_ALL_CASES = 1 << 30
 
 _FACTORS_FIELD = next(field for field in dataclasses.fields(AlsOptions) if field.name == "factors")
 _NOT_OF_TRAINING = ("weighting", "memory_limit", "quiet")
@@ -32,24 +54,73 @@ _log = logging.getLogger("nearcart")
 
 
 def tune(options: TuneOptions) -> None:
-    """Search as the options say; print a table, leave files. Raises NearcartError."""
+    """Search as the options say; print tables, leave files. Raises NearcartError."""
+    parts = tune_parts(options) if options.model != ALS else {}
+    if ALS in PARTS_OF[options.model]:
+        tune_vectors(options, parts)
+
+
+def tune_parts(options: TuneOptions) -> dict[str, Any]:
+    """Search for the options of the parts beside vectors; returns the best, which are left in a file."""
+    step = Steps(quiet=options.quiet)
+    rule = options.validation
+    if rule != AUTO:
+        parse_split(rule)
+    step("reading events")
+    if rule == AUTO:
+        rule = rule_for(
+            read_interactions(
+                options.events,
+                options.columns(),
+                cleaning=_cleaning(options),
+                threads=options.threads,
+                memory_limit=options.memory_limit,
+                timestamp_format=options.timestamp_format,
+            )
+        )
+    step(f"holding out {rule}")
+    split = _read(options, rule, _cleaning(options), step)
+    cases = validation_of(split, most=options.validation_users or _ALL_CASES, seed=options.seed).cases
+    if not cases:
+        raise EvaluationError(
+            f"the split {rule!r} leaves no carts and no users to ask for: give another --validation, or --model als"
+        )
+    shop = Shop.of(split.train, cases[0])
+    step(f"searching for what finds most of {len(cases[0].evidence):,} {cases[0].kind}s")
+    identity = {
+        "validation": rule,
+        "seed": options.seed,
+        "validation_users": options.validation_users,
+        "event_weights": options.event_weights,
+        "events": digest_of(*split.train.arrays(), *split.test.arrays()),
+    }
+    tried: list[TriedPart] = []
+    journal = options.output / PARTS_JOURNAL_FILE
+    how: dict[str, Any] = {"seed": options.seed, "threads": options.threads, "step": step}
+    try:
+        for each in search_parts(shop, options.model, options.trials, journal, identity, **how):
+            tried.append(each)
+    except (KeyboardInterrupt, SystemExit):
+        step("interrupted; the same command goes on from here")
+        raise
+    finally:
+        if tried:
+            _write_parts(options, tried)
+    print_parts_table(Console(), tried)
+    for name in (BEST_FILE, PARTS_TRIALS_FILE):
+        print(options.output / name)
+    return {"model": options.model, **best_options(tried)}
+
+
+def tune_vectors(options: TuneOptions, parts: Mapping[str, Any]) -> None:
+    """Search for the options of vectors; those of parts go into the same file."""
     plan, metric = plan_of(options), _metric(options.metric)
     parse_split(options.split)
     step = Steps(quiet=options.quiet)
 
     def read(weighting: Weighting) -> Split:
         step(f"reading events (weighting {weighting})")
-        return read_split(
-            options.events,
-            options.columns(),
-            options.split,
-            cleaning=dataclasses.replace(cleaning, weighting=weighting),
-            seed=options.seed,
-            threads=options.threads,
-            memory_limit=options.memory_limit,
-            timestamp_format=options.timestamp_format,
-            on_step=step,
-        )
+        return _read(options, options.split, dataclasses.replace(cleaning, weighting=weighting), step)
 
     cleaning = dataclasses.replace(options, weighting="count").cleaning()
     experiment = EventsExperiment(
@@ -72,13 +143,31 @@ def tune(options: TuneOptions) -> None:
     finally:
         if ranked(tried):
             # Also of a search that was interrupted, or ran out of memory with more factors.
-            _write(options, tried, metric)
+            _write(options, tried, metric, parts)
     print_table(Console(), tried, metric.name, experiment.popularity())
     best = ranked(tried)[0]
     if best.epochs == options.epochs:
         print(f"The best trial was still getting better after {best.epochs} epochs: try more --epochs.")
     for name in (BEST_FILE, TRIALS_FILE, PLOT_FILE):
         print(options.output / name)
+
+
+def _cleaning(options: TuneOptions) -> Cleaning:
+    return dataclasses.replace(options, weighting="log").cleaning()
+
+
+def _read(options: TuneOptions, rule: str, cleaning: Cleaning, step: Steps) -> Split:
+    return read_split(
+        options.events,
+        options.columns(),
+        rule,
+        cleaning=cleaning,
+        seed=options.seed,
+        threads=options.threads,
+        memory_limit=options.memory_limit,
+        timestamp_format=options.timestamp_format,
+        on_step=step,
+    )
 
 
 def plan_of(options: TuneOptions) -> Plan:
@@ -135,12 +224,8 @@ def _identity(options: TuneOptions, metric: Metric, experiment: EventsExperiment
     }
 
 
-def _write(options: TuneOptions, tried: list[Tried], metric: Metric) -> None:
-    others: dict[str, Any] = {"seed": options.seed}
-    for field in dataclasses.fields(EventOptions):
-        value = getattr(options, field.name)
-        if field.name not in _NOT_OF_TRAINING and value != field.default:
-            others[field.name] = value
+def _write(options: TuneOptions, tried: list[Tried], metric: Metric, parts: Mapping[str, Any]) -> None:
+    others = _others(options) | dict(parts)
     directory: Path = options.output
     try:
         write_trials(directory / TRIALS_FILE, tried, metric.name)
@@ -148,3 +233,25 @@ def _write(options: TuneOptions, tried: list[Tried], metric: Metric) -> None:
         plot_trials(directory / PLOT_FILE, tried, metric.name)
     except OSError as error:
         raise UsageError(f"{directory}: {error.strerror}: expected a directory that can be written to") from error
+
+
+def _write_parts(options: TuneOptions, tried: list[TriedPart]) -> None:
+    directory: Path = options.output
+    try:
+        write_parts_trials(directory / PARTS_TRIALS_FILE, tried)
+        found = {**_others(options), "model": options.model, **best_options(tried)}
+        write_toml(
+            directory / BEST_FILE, f"what finds most of the validation events, by {PARTS_METRIC} of each part", found
+        )
+    except OSError as error:
+        raise UsageError(f"{directory}: {error.strerror}: expected a directory that can be written to") from error
+
+
+def _others(options: TuneOptions) -> dict[str, Any]:
+    """Options of events that a training must repeat."""
+    others: dict[str, Any] = {"seed": options.seed}
+    for field in dataclasses.fields(EventOptions):
+        value = getattr(options, field.name)
+        if field.name not in _NOT_OF_TRAINING and value != field.default:
+            others[field.name] = value
+    return others
