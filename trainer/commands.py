@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from engine.configuration import as_mapping, option
 from engine.errors import NearcartError, UsageError
 from trainer.model_options import TASKS
-from trainer.options import EVENTS_HELP, LearnOptions, TrainOptions, TuneOptions
+from trainer.options import EVENTS_HELP, EventOptions, LearnOptions, TrainOptions, TuneOptions
 
 if TYPE_CHECKING:
     from trainer.als import Embeddings
@@ -234,6 +234,39 @@ class Export:
         for path, write in ((self.items, export_items), (self.users, export_users)):
             if path is not None:
                 print(write(release, path), file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules(EventOptions):
+    """Write association rules between two items to Parquet: who takes this also takes that.
+
+    Counted in baskets, or in users' histories where events name none: support, confidence and lift of each pair.
+    """
+
+    events: tuple[str, ...] = option(EVENTS_HELP, positional=True, metavar="EVENTS")
+    output: Path = option("file to write", metavar="FILE")
+    min_count: int = option("baskets that must hold both items", 5, metavar="N", minimum=1)
+    threads: int = option("threads; 0 takes every core", 0, metavar="N", minimum=0)
+
+    def run(self) -> None:
+        """Write the file, and say what it holds. Raises NearcartError."""
+        from trainer.export import check_outputs
+        from trainer.interactions import read_interactions
+        from trainer.progress import Steps
+        from trainer.rules_export import export_rules
+
+        check_outputs(self.output)
+        interactions = read_interactions(
+            self.events,
+            self.columns(),
+            cleaning=self.cleaning(),
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            timestamp_format=self.timestamp_format,
+            on_step=Steps(quiet=self.quiet),
+        )
+        _log.info("events\n%s", interactions.report.table())
+        print(export_rules(interactions, self.output, self.min_count, self.threads), file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
