@@ -85,6 +85,11 @@ def test_a_basket_is_a_context_in_the_order_of_its_times(tmp_path):
     assert by_item == {"hat": 0, "cup": 1, "jug": 1, "pot": 2, "tea": 3}
     assert list(places) == sorted(places)
     assert list(unknown) == [0, 0]
+    newest = of_baskets(found.baskets, found.n_items, 2)
+    assert [set(each) for each in items_of(newest, found.item_ids)] == [{"pot", "tea"}, {"tea", "pot"}]
+    (single, _, _), (smaller, _, _) = listed(of_baskets(found.baskets, found.n_items, 1))
+    assert found.item_ids.take(np.array(single)) == ["tea"]
+    assert smaller == (min(found.item_ids.rows(["tea", "pot"]).tolist()),)
     np.testing.assert_array_equal(contexts.seconds, [T0 + 30, np.nan])
     assert contexts.weights.tolist() == [1.0, 1.0]
 
@@ -103,7 +108,8 @@ def test_baskets_and_histories_stand_together_weighed_as_they_should(tmp_path):
     assert both.seconds.tolist() == [T0, T0 + 10 * DAY]
     weights = dict(zip(found.item_ids.take(np.arange(3)), both.item_weights().tolist(), strict=True))
     assert weights == pytest.approx({"tea": 0.125 + 1 / 6, "cup": 0.125 + 1 / 6, "pot": 1 / 6})
-    newest_item = contexts_of(found, ContextSettings(history_weight=1.0, most_history_items=1))
+    newest_item = contexts_of(found, ContextSettings(history_weight=1.0, most_items=1))
+    assert [len(each) for each in items_of(newest_item, found.item_ids)] == [1, 1]
     assert items_of(newest_item, found.item_ids)[1] == ["pot"]
 
 
@@ -142,7 +148,7 @@ def test_a_half_life_without_any_time_says_what_is_missing():
     ("wrong", "message"),
     [
         ({"history_weight": -1.0}, "history_weight is -1.0; expected from 0"),
-        ({"most_history_items": 0}, "most_history_items is 0; expected from 1"),
+        ({"most_items": 0}, "most_items is 0; expected from 1"),
         ({"half_life_days": 0.0}, "half_life_days is 0.0; expected from 0.001"),
         ({"size_damping": float("nan")}, "size_damping is nan; expected from 0 to 4"),
     ],

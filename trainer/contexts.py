@@ -27,8 +27,8 @@ class ContextSettings:
     history_weight: float = 0.0
     """What a user's history weighs beside a basket, which weighs 1; 0 leaves histories out, and where no event names a
     basket they are all there is, whatever they weigh."""
-    most_history_items: int = 500
-    """A history is cut to so many of its newest items: pairs grow with the square of a context."""
+    most_items: int = 500
+    """A basket or history is cut to so many of its newest items: pairs grow with the square of a context."""
     half_life_days: float | None = None
     """The weight of a context is halved for each of these that it is older than the newest one; contexts without a time
     keep theirs. None: weights do not decay."""
@@ -38,8 +38,8 @@ class ContextSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.history_weight <= 1e6:
             raise UsageError(f"history_weight is {self.history_weight}; expected from 0 to 1e6")
-        if not 1 <= self.most_history_items <= 1_000_000:
-            raise UsageError(f"most_history_items is {self.most_history_items}; expected from 1 to 1,000,000")
+        if not 1 <= self.most_items <= 1_000_000:
+            raise UsageError(f"most_items is {self.most_items}; expected from 1 to 1,000,000")
         if self.half_life_days is not None and not 0.001 <= self.half_life_days <= 1e6:
             raise UsageError(f"half_life_days is {self.half_life_days}; expected from 0.001 to 1,000,000 days")
         if not 0 <= self.size_damping <= 4:
@@ -93,9 +93,9 @@ def contexts_of(interactions: Interactions, settings: ContextSettings = ContextS
     baskets = interactions.baskets
     parts = []
     if baskets is not None and len(baskets):
-        parts.append(of_baskets(baskets, interactions.n_items))
+        parts.append(of_baskets(baskets, interactions.n_items, settings.most_items))
     if settings.history_weight > 0 or not parts:
-        histories = of_histories(interactions, settings.most_history_items)
+        histories = of_histories(interactions, settings.most_items)
         weight = np.float32(settings.history_weight if parts else 1.0)
         parts.append(replace(histories, weights=histories.weights * weight))
     contexts = stacked(parts)
@@ -104,12 +104,20 @@ def contexts_of(interactions: Interactions, settings: ContextSettings = ContextS
     return contexts.damped(settings.size_damping) if settings.size_damping > 0 else contexts
 
 
-def of_baskets(baskets: Baskets, n_items: int) -> Contexts:
-    """Each basket a context of weight 1."""
-    return _in_order(baskets.indptr, baskets.indices, baskets.places, baskets.seconds, n_items)
+def of_baskets(baskets: Baskets, n_items: int, most_items: int = ContextSettings.most_items) -> Contexts:
+    """Each basket a context of weight 1. Of more than `most_items` the newest stay, of equally old the smaller rows."""
+    indptr, items, places = baskets.indptr, baskets.indices, baskets.places
+    sizes = np.diff(indptr)
+    if sizes.max(initial=0) > most_items:
+        numbers = np.repeat(np.arange(len(sizes)), sizes)
+        newest_first = np.lexsort((items, -places, numbers))
+        kept = np.sort(newest_first[np.arange(len(items)) - indptr[numbers[newest_first]] < most_items])
+        indptr = np.append(0, np.cumsum(np.minimum(sizes, most_items))).astype(np.int64)
+        items, places = items[kept], places[kept]
+    return _in_order(indptr, items, places, baskets.seconds, n_items)
 
 
-def of_histories(interactions: Interactions, most_items: int = ContextSettings.most_history_items) -> Contexts:
+def of_histories(interactions: Interactions, most_items: int = ContextSettings.most_items) -> Contexts:
     """What each user has liked, a context of weight 1, whose time is that of the newest item.
 
     Places follow the last times; an item without a time is older than those that have one. Of more than `most_items`
