@@ -129,8 +129,8 @@ def check_index(release: Release, seed: int) -> Iterator[tuple[str, Measured]]:
 
     Raises RecallNotReached where it is below what the release promises, ReleaseError.
     """
-    promised_recall = float(release.manifest["index"]["promised_recall"])
     part = DensePart.of(release.manifest)
+    promised_recall = float(release.manifest["index"]["promised_recall"])
     encoder = part.encoder(release)
     histories = _bags(release, "users/history")
     liked = release.array("users/history.values", np.float32, (part.n_entries,)) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class FakeSnapshot:
     def similar_items(self, query: SimilarQuery) -> Answer:
         if query.item_id not in ITEMS:
             raise UnknownItem(f"this shop does not hold the item {query.item_id[:128]!r}")
-        return self._first(query, [query.item_id], Source.SIMILAR)
+        return self._first(query, [query.item_id], [query.item_id], Source.SIMILAR)
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [each.upper() if each != ITEMS[0] else "" for each in item_ids]
@@ -54,14 +55,18 @@ class FakeSnapshot:
         known = query.user_id in USERS
         if query.strict and not known:
             raise UnknownUser(f"this shop does not hold the user {query.user_id[:128]!r}")
-        answer = self._first(query, (), Source.PERSONAL if known else Source.POPULAR)
-        return Answer(answer.item_ids, answer.scores, answer.source, _unknown(query.recent_item_ids))
+        recent = query.recent_item_ids
+        answer = self._first(query, (), recent, Source.PERSONAL if known else Source.POPULAR)
+        return replace(answer, unknown_item_ids=_unknown(recent))
 
     def _cart(self, query: CartQuery) -> Answer:
-        answer = self._first(query, query.item_ids, Source.CART)
-        return Answer(answer.item_ids, answer.scores, answer.source, _unknown(query.item_ids))
+        answer = self._first(query, query.item_ids, query.item_ids, Source.CART)
+        return replace(answer, unknown_item_ids=_unknown(query.item_ids))
 
-    def _first(self, query: UserQuery | CartQuery | SimilarQuery, hidden: Sequence[str], source: Source) -> Answer:
+    def _first(
+        self, query: UserQuery | CartQuery | SimilarQuery, hidden: Sequence[str], asked: Sequence[str], source: Source
+    ) -> Answer:
+        """Of m known items that are asked with, the n-th gives n / (1 + ... + m) of every score."""
         self.asked.append(query)
         self.meanwhile()
         excluded = {*hidden, *query.exclude_item_ids}
@@ -69,7 +74,12 @@ class FakeSnapshot:
         item_ids = [each for each in ITEMS if each in allowed and each not in excluded][: query.limit]
         if getattr(query, "repeat", None) is Repeat.ONLY:
             item_ids = item_ids[:3]
-        return Answer(item_ids, np.linspace(1, 0, len(item_ids), dtype=np.float32), source)
+        answer = Answer(item_ids, np.linspace(1, 0, len(item_ids), dtype=np.float32), source)
+        if not query.shares:
+            return answer
+        known = [each for each in asked if each in ITEMS]
+        parts = np.arange(1, len(known) + 1) / max(1, sum(range(len(known) + 1)))
+        return replace(answer, shares=np.outer(answer.scores, parts), share_item_ids=known)
 
 
 class FakeReleases:

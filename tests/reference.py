@@ -205,13 +205,22 @@ def design(contexts, n_items):
     return rows
 
 
-def similarities(counts, item_weights, source_exponent, target_exponent, shrinkage):
-    """sim(s, j), 0 where the two were never together."""
+def similarities(counts, item_weights, source_exponent, target_exponent, shrinkage, sharpness=1.0):
+    """sim(s, j)^sharpness, 0 where the two were never together."""
     out = np.zeros_like(counts)
     for s, j in zip(*np.nonzero(counts), strict=True):
         norm = item_weights[s] ** source_exponent * item_weights[j] ** target_exponent
-        out[s, j] = counts[s, j] / norm * counts[s, j] / (counts[s, j] + shrinkage)
+        out[s, j] = (counts[s, j] / norm * counts[s, j] / (counts[s, j] + shrinkage)) ** sharpness
     return out
+
+
+def walked(rows, two_steps):
+    """M + two_steps M R without its diagonal, R being the rows M, each divided by the 0.9th power of its sum."""
+    steps = np.zeros_like(rows)
+    for step, row in zip(steps, rows, strict=True):
+        if row.any():
+            step[:] = row / row.sum() ** 0.9
+    return (rows + two_steps * rows @ steps) * (1 - np.eye(len(rows)))
 
 
 def only_strongest(rows, k):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from fake_backend import ITEMS, FakeReleases, FakeSnapshot, serving
 from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc
 
+from engine.cli import main
 from engine.client import Cart, Client, PartInfo, Recommendations, ReleaseInfo
 from engine.errors import ClientError, ServerError
 from engine.filters import All, AnyOf, Not, Range
@@ -93,6 +95,63 @@ def test_a_filter_and_an_allow_list_arrive_with_every_question(client: Client, s
     assert [(query.filter, query.allowed_item_ids) for query in snapshot.asked] == [
         (CHEAP_CUPS, ("item 3", "item 4"))
     ] * 5
+
+
+def test_parts_that_are_not_to_count_arrive_with_every_question(client: Client, snapshot: FakeSnapshot) -> None:
+    without: dict[str, Any] = {"without_parts": ["als", "sessions"]}
+    client.recommend_for_user("user 1", **without)
+    client.recommend_for_cart(["item 0"], **without)
+    client.similar_items("item 0", **without)
+    client.recommend_for_users(["user 1"], **without)
+    client.recommend_for_carts([Cart(["item 0"])], **without)
+    assert [query.without_parts for query in snapshot.asked] == [("als", "sessions")] * 5
+
+
+def test_shares_come_back_as_a_row_for_each_item(client: Client, snapshot: FakeSnapshot) -> None:
+    answers = [
+        client.recommend_for_user("user 1", limit=3, recent_item_ids=["item 7", "gone", "item 5"], shares=True),
+        client.recommend_for_cart(["item 0", "item 1"], limit=3, shares=True),
+        client.similar_items("item 0", limit=3, shares=True),
+        client.recommend_for_user("user 1", limit=3, shares=True),
+    ]
+    assert [query.shares for query in snapshot.asked] == [True] * 4
+    assert [answer.share_item_ids for answer in answers] == [
+        ("item 7", "item 5"),
+        ("item 0", "item 1"),
+        ("item 0",),
+        (),
+    ]
+    for answer in answers[:2]:
+        assert answer.scores == (1.0, 0.5, 0.0)
+        assert answer.shares == tuple(
+            (pytest.approx(score / 3), pytest.approx(score * 2 / 3)) for score in answer.scores
+        )
+    assert answers[2].shares == ((1.0,), (0.5,), (0.0,))
+    assert answers[3].shares == ()
+
+
+def test_the_query_command_prints_what_gave_most_to_a_score_below_each_item(
+    client: Client, snapshot: FakeSnapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cart = [f"item {number}" for number in range(8)]
+    command = ["query", "cart", *cart, "--limit", "2", "--address", client.address]
+    assert main([*command, "--shares", "--without", "als", "repeat"]) == 0
+    (asked,) = snapshot.asked
+    assert (asked.shares, asked.without_parts) == (True, ("als", "repeat"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "   1      1.0000  item 8  ITEM 8",
+        "                  from item 7 0.2222, item 6 0.1944, item 5 0.1667, 5 others 0.4167",
+        "   2      0.0000  item 9  ITEM 9",
+        "                  from item 0 0.0000, item 1 0.0000, item 2 0.0000, 5 others 0.0000",
+        "2 items, source cart, release release 1",
+    ]
+    assert main(["query", "cart", "item 0", "--limit", "2", "--address", client.address]) == 0
+    assert "from" not in capsys.readouterr().out
+    assert main([*command, "--shares", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["share_item_ids"] == cart
+    assert answer["shares"][0] == pytest.approx([number / 36 for number in range(1, 9)])
 
 
 @pytest.mark.parametrize("filter", ["category in (cups)", AnyOf(7, ["a"]), Range("price", min="cheap"), Not(None)])  # type: ignore[arg-type]
@@ -252,6 +311,7 @@ def test_the_largest_batch_of_the_longest_ids_fits_through_the_client() -> None:
         (lambda client: client.recommend_for_cart("22697"), "item_ids: found '22697', expected a list of ids"),
         (lambda client: client.recommend_for_cart([22697]), r"item_ids: found \[22697\], expected a list of ids"),
         (lambda client: client.recommend_for_user("a", exclude_item_ids="b"), "exclude_item_ids: found 'b'"),
+        (lambda client: client.similar_items("a", without_parts="als"), "without_parts: found 'als', expected a list"),
     ],
 )
 def test_an_id_that_is_no_text_is_named_before_anything_is_sent(ask: Callable[[Client], object], message: str) -> None:

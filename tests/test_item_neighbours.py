@@ -1,4 +1,8 @@
+"""Item neighbours and pair rules against their definitions, with full matrices and one by one."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from made_contexts import N_ITEMS, contexts_as_lists, contexts_from, full, liste
 
 from engine.errors import UsageError
 from trainer import cooccurrence
+from trainer import item_neighbours as item_neighbours_module
 from trainer.contexts import of_baskets
 from trainer.cooccurrence import Order
 from trainer.interactions import read_interactions
@@ -22,6 +27,7 @@ settings_of_neighbours = st.builds(
     source_exponent=st.sampled_from([0.0, 0.5, 1.0]),
     target_exponent=st.sampled_from([0.0, 0.3, 1.0]),
     shrinkage=st.sampled_from([0.0, 2.0]),
+    sharpness=st.sampled_from([1.0, 0.5, 3.0]),
     order=st.builds(Order, backward_weight=st.sampled_from([1.0, 0.2])),
 )
 
@@ -49,14 +55,42 @@ def test_rows_are_the_strongest_similarities_of_the_definition(made, rules):
     contexts = contexts_from(made)
     counts = reference.cooccurrence(listed(contexts), N_ITEMS, **vars(rules.order))
     exponents = rules.source_exponent, rules.target_exponent
-    wanted = reference.similarities(counts, weights_by_hand(contexts), *exponents, rules.shrinkage)
-    found = full(neighbours(contexts, rules))
+    wanted = reference.similarities(counts, weights_by_hand(contexts), *exponents, rules.shrinkage, rules.sharpness)
+    assert_strongest(full(neighbours(contexts, rules)), wanted, rules.neighbours)
+
+
+def assert_strongest(found, wanted, most):
+    """Near ties may fall either way: what is left out is no stronger than what stays."""
     kept = found != 0
     np.testing.assert_allclose(found[kept], wanted[kept], rtol=1e-6)
-    # Near ties may fall either way: what is left out is no stronger than what stays.
-    assert (kept.sum(axis=1) == np.minimum((wanted > 0).sum(axis=1), rules.neighbours)).all()
-    for row in range(N_ITEMS):
+    assert (kept.sum(axis=1) == np.minimum((wanted > 0).sum(axis=1), most)).all()
+    for row in range(len(found)):
         assert wanted[row][~kept[row]].max(initial=0) <= wanted[row][kept[row]].min(initial=np.inf) * (1 + 1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(made=contexts_as_lists, rules=settings_of_neighbours, two_steps=st.sampled_from([0.01, 0.35, 20.0]))
+def test_two_steps_are_the_rows_and_what_their_neighbours_give(made, rules, two_steps):
+    contexts = contexts_from(made)
+    one_step = full(neighbours(contexts, rules))
+    found = full(neighbours(contexts, replace(rules, two_steps=two_steps)))
+    assert_strongest(found, reference.walked(one_step, two_steps), rules.neighbours)
+
+
+def test_two_steps_reach_what_was_never_together():
+    made = [((0, 1), (0, 0), 1.0), ((1, 2), (0, 0), 1.0), ((3, 4), (0, 0), 1.0)]
+    rules = NeighbourSettings(source_exponent=0.0, target_exponent=0.0, shrinkage=0.0, two_steps=0.5)
+    found = full(neighbours(contexts_from(made, n_items=5), rules))
+    assert found[0, 2] == pytest.approx(0.5 / 2**0.9)  # 1 * 1 / (1 + 1)^0.9
+    assert found[0, 1] == 1
+    assert found[3].tolist() == [0, 0, 0, 0, 1]
+    assert (np.diag(found) == 0).all()
+
+
+def test_sharper_similarities_are_their_powers():
+    made = [((0, 1), (0, 0), 3.0), ((0, 2), (0, 0), 2.0)]
+    rules = NeighbourSettings(source_exponent=0.0, target_exponent=0.0, shrinkage=0.0, sharpness=2.0)
+    assert full(neighbours(contexts_from(made, n_items=3), rules))[0].tolist() == [0, 9, 4]
 
 
 @settings(max_examples=50, deadline=None)
@@ -112,13 +146,20 @@ def test_rules_are_shares_of_contexts_counted_one_by_one(made, min_count):
 
 
 def test_the_bits_are_the_same_for_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(cooccurrence, "_BLOCK_PAIRS", 60)
     contexts = random_contexts(300, 40, seed=1)
     rules = NeighbourSettings(neighbours=7, shrinkage=0.5, order=Order(window=3, distance_damping=0.7))
+    walking = replace(rules, sharpness=1.7, two_steps=0.4)
+    walked = neighbours(contexts, walking)
+    monkeypatch.setattr(cooccurrence, "_BLOCK_PAIRS", 60)
+    monkeypatch.setattr(item_neighbours_module, "_WALKED_ROWS", 7)
     one, one_rules = neighbours(contexts, rules), rules_of(contexts, 0.5)
+    assert (walked.indices != one.indices).any()
     assert len(one_rules) > 100
-    for threads in (2, 3):
+    for threads in (1, 2, 3):
         for mine, theirs in zip(vars(one).values(), vars(neighbours(contexts, rules, threads)).values(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        again = neighbours(contexts, walking, threads)
+        for mine, theirs in zip(vars(walked).values(), vars(again).values(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
         for mine, theirs in zip(vars(one_rules).values(), vars(rules_of(contexts, 0.5, threads)).values(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
@@ -149,6 +190,10 @@ def test_neighbours_in_the_bundled_shop_are_of_a_kind():
         ({"source_exponent": 2.5}, "source_exponent is 2.5; expected from 0 to 2"),
         ({"target_exponent": -0.5}, "target_exponent is -0.5; expected from 0 to 2"),
         ({"shrinkage": float("inf")}, "shrinkage is inf; expected from 0"),
+        ({"sharpness": 0.05}, "sharpness is 0.05; expected from 0.1 to 10"),
+        ({"sharpness": float("nan")}, "sharpness is nan; expected from 0.1 to 10"),
+        ({"two_steps": -0.1}, "two_steps is -0.1; expected from 0 to 100"),
+        ({"two_steps": 101}, "two_steps is 101; expected from 0 to 100"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong, message):

@@ -186,6 +186,52 @@ def test_a_filter_and_an_allow_list_reach_the_snapshot(stub: Any, snapshot: Fake
     assert response.item_ids == ["item 3", "item 5"]
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        wire.RecommendForUserRequest(user_id="user 1", without_parts=["als", "repeat"]),
+        wire.RecommendForCartRequest(item_ids=["item 0"], without_parts=["als", "repeat"]),
+        wire.RecommendSimilarItemsRequest(item_id="item 0", without_parts=["als", "repeat"]),
+        wire.BatchRecommendForUsersRequest(user_ids=["user 1", "user 2"], without_parts=["als", "repeat"]),
+        wire.BatchRecommendForCartsRequest(carts=[wire.Cart(item_ids=["item 0"])] * 2, without_parts=["als", "repeat"]),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_parts_that_are_not_to_count_reach_the_snapshot(stub: Any, snapshot: FakeSnapshot, request_: Any) -> None:
+    getattr(stub, type(request_).__name__.removesuffix("Request"))(request_, timeout=10)
+    assert len(snapshot.asked) == (2 if "Batch" in type(request_).__name__ else 1)
+    assert {tuple(asked.without_parts) for asked in snapshot.asked} == {("als", "repeat")}
+    assert not any(asked.shares for asked in snapshot.asked)
+
+
+@pytest.mark.parametrize(
+    ("request_", "share_item_ids", "parts"),
+    [
+        (
+            wire.RecommendForUserRequest(user_id="user 1", limit=3, recent_item_ids=["item 7", "gone", "item 5"]),
+            ["item 7", "item 5"],
+            [1 / 3, 2 / 3],
+        ),
+        (wire.RecommendForCartRequest(item_ids=["gone", "item 9"], limit=3), ["item 9"], [1.0]),
+        (wire.RecommendSimilarItemsRequest(item_id="item 9", limit=3), ["item 9"], [1.0]),
+        (wire.RecommendForUserRequest(user_id="user 1", limit=3), [], []),
+    ],
+    ids=["user", "cart", "similar", "nothing"],
+)
+def test_shares_are_asked_for_and_come_back_row_by_row(
+    stub: Any, snapshot: FakeSnapshot, request_: Any, share_item_ids: list[str], parts: list[float]
+) -> None:
+    method = getattr(stub, type(request_).__name__.removesuffix("Request"))
+    plain = method(request_, timeout=10)
+    assert (list(plain.share_item_ids), list(plain.shares)) == ([], [])
+    request_.include_shares = True
+    response = method(request_, timeout=10)
+    assert [asked.shares for asked in snapshot.asked] == [False, True]
+    assert (response.item_ids, response.scores) == (plain.item_ids, plain.scores)
+    assert response.share_item_ids == share_item_ids
+    assert response.shares == pytest.approx([score * part for score in (1.0, 0.5, 0.0) for part in parts])
+
+
 def test_a_filter_that_does_not_fit_the_release_is_refused_in_the_releases_words(small_repository: Any) -> None:
     real: Any = Snapshot.open(small_repository.current_path())
     with serving(FakeReleases(real)) as server, channel_to(server.address) as channel:

@@ -32,6 +32,8 @@ _AT = 20
 """Cases are judged by ndcg@20."""
 _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """Tried for a part, beside the best alone, in units in which the scores of all parts are of one size."""
+_OF_THE_REST = 0.01
+"""In the same units, what vectors count where they add nothing: enough to order what no memory knows."""
 _RECENCIES = (0.0, 0.35, 0.7, 1.4)
 _MOST_ROUNDS = 8
 _OFF = ByKind(0.0, 0.0)
@@ -72,6 +74,9 @@ def find_settings(
         weights, metrics[each.kind] = _weighed(_Table.of(parts, each))
         _enter(settings, weights, each.kind)
         on_step(f"{each.kind}s: {_told(weights, metrics[each.kind])}")
+    is_alike = len({each.kind for each in cases}) == 1
+    if is_alike:
+        settings = {name: _alike(each) for name, each in settings.items()}
     for part in learned.sparse if repeats is not None else ():
         if part.name == REPEAT and repeats is not None:
             parts[REPEAT] = _remembered(part, repeats, settings)
@@ -79,14 +84,13 @@ def find_settings(
                 if other.name != REPEAT:
                     recency = settings[other.name].recency.of(repeats.kind)
                     parts[other.name] = _alone(other, recency, repeats.n_items)
-            fixed = {name: each.weight.of(repeats.kind) for name, each in settings.items()}
+            fixed = {name: each.weight.of(repeats.kind) for name, each in settings.items() if name != REPEAT}
             weights, metrics["repeats"] = _weighed(_Table.of(parts, repeats), fixed)
             _enter(settings, {REPEAT: weights.get(REPEAT, 0.0)}, repeats.kind)
+            if is_alike:
+                settings[REPEAT] = _alike(settings[REPEAT])
             on_step(f"repeats: {_told(weights, metrics['repeats'])}")
-    kinds = {each.kind for each in cases}
-    return Found(
-        {name: each if len(kinds) > 1 else _alike(each) for name, each in settings.items() if any(each.weight)}, metrics
-    )
+    return Found({name: each for name, each in settings.items() if any(each.weight)}, metrics)
 
 
 def with_settings(learned: Learned, settings: Mapping[str, Setting]) -> Learned:
@@ -164,7 +168,7 @@ def _dense_alone(embeddings: Embeddings) -> Recommender:
 def _weighed(table: _Table, fixed: Mapping[str, float] | None = None) -> tuple[dict[str, float], dict[str, float]]:
     """Weights of the parts that count, and what each alone and their sum find.
 
-    Without `fixed` the best part weighs 1. Weights that are fixed stay, and the parts that have none are weighed.
+    Without `fixed` the best part weighs 1. Weights that are fixed stay, also 0, and parts that have none are weighed.
     """
     alone = {name: table.ndcg({name: 1.0}) for name in table.names}
     scales = table.scales()
@@ -174,7 +178,7 @@ def _weighed(table: _Table, fixed: Mapping[str, float] | None = None) -> tuple[d
         unit = scales[best]
     else:
         weights = {name: weight for name, weight in fixed.items() if weight}
-        now, free = table.ndcg(weights), [name for name in table.names if name not in weights]
+        now, free = table.ndcg(weights), [name for name in table.names if name not in fixed]
         unit = float(np.sqrt(sum((weight * scales[name]) ** 2 for name, weight in weights.items()))) or 1.0
     for _ in range(_MOST_ROUNDS):
         gains: list[tuple[float, int, dict[str, float], NDArray[np.float64]]] = []
@@ -186,14 +190,20 @@ def _weighed(table: _Table, fixed: Mapping[str, float] | None = None) -> tuple[d
         if not gains:
             break
         gain, _, tried, found = max(gains)
-        if gain <= float((found - now).std()) / np.sqrt(len(now)):
+        if gain <= _standard_error(found - now):
             break
         weights, now = tried, found
     if DENSE_NAME in free and DENSE_NAME not in weights:
         # It alone scores every item: what no memory knows is ordered by it.
-        weights = {**weights, DENSE_NAME: _WEIGHTS[0] * unit / scales[DENSE_NAME]}
+        weights = {**weights, DENSE_NAME: _OF_THE_REST * unit / scales[DENSE_NAME]}
         now = table.ndcg(weights)
     return weights, {**{name: float(each.mean()) for name, each in alone.items()}, BLEND: float(now.mean())}
+
+
+def _standard_error(differences: NDArray[np.float64]) -> float:
+    """Of their mean, and a little more: what a single case gains is exactly one of these, but for rounding."""
+    n = len(differences)
+    return float(differences.std(ddof=1)) / np.sqrt(n) * (1 + 1e-9) if n > 1 else np.inf
 
 
 def _told(weights: Mapping[str, float], metrics: Mapping[str, float]) -> str:
@@ -251,13 +261,17 @@ class _Table:
         return {name: float(mean) or 1.0 for name, mean in zip(self.names, means, strict=True)}
 
     def ndcg(self, weights: Mapping[str, float]) -> NDArray[np.float64]:
-        """ndcg@20 of each case, float64 (cases,), by the weighted sum of the scores. What ties is placed above."""
+        """ndcg@20 of each case, float64 (cases,), by the weighted sum of the scores. What ties is placed above.
+
+        What none of the weighted parts scores is not found, though others brought it.
+        """
         by_name = np.array([weights.get(name, 0.0) for name in self.names], dtype=np.float32)
         sums = np.where(self.is_there, self.scores @ by_name, np.float32(-np.inf))
         cases, columns = self.found
-        places = np.count_nonzero(sums[cases] >= sums[cases, columns][:, np.newaxis], axis=1)
+        reached = sums[cases, columns]
+        places = np.count_nonzero(sums[cases] >= reached[:, np.newaxis], axis=1)
         discounts = 1 / np.log2(np.arange(2, _AT + 2))
-        gained = np.where(places <= _AT, discounts[np.minimum(places, _AT) - 1], 0.0)
+        gained = np.where((places <= _AT) & (reached != 0), discounts[np.minimum(places, _AT) - 1], 0.0)
         ideal = np.cumsum(discounts)[np.clip(self.n_relevant, 1, _AT) - 1]
         gains: NDArray[np.float64] = np.bincount(cases, gained, minlength=len(sums)) / ideal
         return gains

@@ -119,13 +119,14 @@ def session_cases(train: Interactions, test: Interactions) -> Cases:
 
 
 def _baskets(train: Interactions, test: Interactions) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """The known items of each basket of the test, by training row, and their places."""
+    """The known items of each basket of the test, by training row, and their places. Dislikes are in none."""
     known = train.item_ids.rows_of(test.item_ids.strings)
     if test.baskets is not None and len(test.baskets):
         indptr, items, places = test.baskets.indptr, test.baskets.indices, test.baskets.places
+        rows = known[items].astype(np.int32)
     else:
-        indptr, items, places = test.by_user.indptr, test.by_user.indices, -test.ages()
-    rows = known[items].astype(np.int32)
+        indptr, places = test.by_user.indptr, -test.ages()
+        rows = np.where(test.by_user.values > 0, known[test.by_user.indices], -1).astype(np.int32)
     found = []
     for start, stop in zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True):
         kept = rows[start:stop] >= 0
