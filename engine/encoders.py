@@ -75,17 +75,23 @@ class RidgeEncoder:
 
             Y_J A^(-1) Y_S' W  =  Y_J D^(-1) Y_S' (W^(-1) + Y_S D^(-1) Y_S')^(-1).
 
-        Negative feedback has target 0 and gives nothing itself: it lowers what the others give.
+        Of more items than factors A itself, d x d, is the smaller matrix. Negative feedback has target 0 and gives
+        nothing itself: it lowers what the others give.
         """
         require_rows(rows, len(self.item_vectors))
         history, targets = self.item_vectors[rows].astype(np.float64), (values > 0).astype(np.float64)
         size = len(rows) + self.unobserved_weight * len(self.item_vectors)
         penalty = self.regularization * size**self.regularization_exponent
         background = self.unobserved_weight * np.maximum(self.spectrum.astype(np.float64), 0.0) + penalty
+        weights, of_items = np.abs(values).astype(np.float64), self.item_vectors[of_rows].astype(np.float64)
+        if len(rows) > history.shape[1]:
+            matrix = np.diag(background) + (history.T * weights) @ history
+            given: NDArray[np.float64] = of_items @ np.linalg.solve(matrix, history.T * (weights * targets))
+            return given
         scaled = history / background
         inner = history @ scaled.T
-        inner[np.diag_indices(len(rows))] += 1 / np.abs(values).astype(np.float64)
-        products = self.item_vectors[of_rows].astype(np.float64) @ scaled.T
+        inner[np.diag_indices(len(rows))] += 1 / weights
+        products = of_items @ scaled.T
         shares: NDArray[np.float64] = np.linalg.solve(inner, products.T).T * targets
         return shares
 

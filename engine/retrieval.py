@@ -76,9 +76,10 @@ class Snapshot:
         titles = attributes.get(TITLE)
         self._titles = titles if isinstance(titles, StringTable) else None
         dense = DenseMemory.open(release, self._available)
+        sparse = read_sparse_parts(release)
+        self._check_canaries(release, Recommender(dense, sparse, self._available))
         told = None if watch is None or dense is None else partial(watch, self.release_id, dense.index)
-        self._recommender = Recommender(dense, read_sparse_parts(release), self._available, told)
-        self._check_canaries(release)
+        self._recommender = Recommender(dense, sparse, self._available, told)
 
     @classmethod
     def open(cls, directory: Path, watch: SearchWatch | None = None) -> Snapshot:
@@ -166,7 +167,8 @@ class Snapshot:
     ) -> _Plan:
         """What to search with; `user` is the row whose stored history the evidence is. Raises InvalidQuery."""
         without = self._switched_off(query.without_parts, kind)
-        asked = self._recommender.query(evidence, kind, user=user, without=without)
+        # What is split is what the evidence comes to: a stored vector may be packed, and be something else by that.
+        asked = self._recommender.query(evidence, kind, user=-1 if query.shares else user, without=without)
         plan = _Plan(query.limit, source, allowed, asked, unknown)
         if not query.shares:
             return plan
@@ -264,7 +266,7 @@ class Snapshot:
         ages[np.argsort(first)] = np.arange(len(rows), dtype=np.int32)
         return Evidence(rows, np.ones(len(rows), dtype=np.float32), ages), unknown
 
-    def _check_canaries(self, release: Release) -> None:
+    def _check_canaries(self, release: Release, recommender: Recommender) -> None:
         """Answer the release's stored carts and compare; this also touches the pages that the first queries need."""
         starts = release.array("canaries/carts.indptr", np.int64, (None,))
         carts = release.array("canaries/carts.indices", np.int32, (int(starts[-1]),))
@@ -272,9 +274,9 @@ class Snapshot:
         for i, scores in enumerate(expected):
             cart = carts[starts[i] : starts[i + 1]]
             require_rows(cart, len(self._items))
-            query = self._recommender.query(Evidence.of_rows(cart), "cart")
-            found = self._recommender.exact(query, len(scores), cart)[1]
-            self._recommender.search([query], len(scores), [cart], None)
+            query = recommender.query(Evidence.of_rows(cart), "cart")
+            found = recommender.exact(query, len(scores), cart)[1]
+            recommender.search([query], len(scores), [cart], None)
             if len(found) != len(scores) or not np.allclose(found, scores, rtol=_CANARY_TOLERANCE, atol=1e-6):
                 raise ReleaseCorrupt(
                     f"{release.directory}: canary {i} scores {found[:3]}..., the release stores {scores[:3]}...: "

@@ -62,6 +62,8 @@ class SparseMemory(StoredArrays):
         """Raises ReleaseCorrupt unless starts rise from 0 to the entries and items are rows of the catalogue."""
         starts_fit = self.indptr[0] == 0 and self.indptr[-1] == self.n_entries and (np.diff(self.indptr) >= 0).all()
         items_fit = not self.n_entries or (self.items.min() >= 0 and self.items.max() < n_items)
+        if not np.isfinite(self.weights).all():
+            raise ReleaseCorrupt("a sparse memory holds weights that are no numbers: publish again, or roll back")
         if not (starts_fit and items_fit):
             raise ReleaseCorrupt(
                 f"a sparse memory names items outside the {n_items:,} of the release, or rows outside its entries: "

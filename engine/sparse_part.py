@@ -99,7 +99,7 @@ def _encoder(release: Release, place: int, told: Mapping[str, Any], n_rows: int)
         return BagEncoder(recency, newest)
     read = reader(release, f"{_directory(place)}/postings")
     postings = Postings.read(read, int(told["items"]), int(told["postings"]), n_rows)
-    return SessionEncoder(recency, newest, int(told["nearest"]), float(told["sharpness"]), postings)
+    return SessionEncoder(recency, newest, max(1, int(told["nearest"])), float(told["sharpness"]), postings)
 
 
 def _directory(place: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_cases import N_ITEMS, baskets_of, described, made, shown_of, taken_of
 
-from trainer.cases import cart_cases, cases_of, session_cases, user_cases
+from trainer.cases import again_cases, cart_cases, cases_of, session_cases, user_cases
 from trainer.errors import EvaluationError
 from trainer.model_options import TASKS
 
@@ -49,6 +49,15 @@ def test_each_test_user_is_asked_for_with_the_history_that_training_has():
 def test_repeats_are_the_same_cases_and_nothing_is_kept_from_the_list():
     first, again = (described(user_cases(TRAIN, TEST, repeats=repeats)) for repeats in (False, True))
     assert again == (*first[:6], None, first[7])
+
+
+def test_what_is_taken_again_is_to_be_found_among_the_history_alone():
+    cases = again_cases(TRAIN, TEST)
+    assert cases.only_evidence
+    assert described(cases) == ("user", [([0, 2, 5], [1.0, 2.0, -1.0], [2, 0, 1])], [[2]], [0], [1], [0.0], None, [0])
+    new = made([{3: 1.0}], users=["user 0"])
+    with pytest.raises(EvaluationError, match="no user of the test takes again what training has"):
+        again_cases(TRAIN, new)
 
 
 def test_users_of_a_history_are_asked_for_with_it_and_have_no_stored_row():
@@ -103,7 +112,7 @@ def test_items_that_training_never_saw_are_left_out_of_carts_and_sessions():
 def test_a_session_is_asked_for_each_item_from_those_before_it():
     test = made([{0: 1.0}], baskets=baskets_of({6: 0, 2: 1, 4: 1, 0: 3}, {3: 0, 1: 0}, {7: 1, 5: 0}))
     cases = session_cases(TRAIN, test)
-    assert (cases.kind, cases.users) == ("user", None)
+    assert (cases.kind, cases.users) == ("cart", None)
     assert [shown_of(each) for each in cases.evidence] == [{6: 0}, {6: 0}, {2: 0, 4: 0, 6: 1}, {5: 0}]
     assert [each.tolist() for each in cases.held_out.items] == [[2], [4], [0], [7]]
     assert [cases.excluded.row(number)[0].tolist() for number in range(4)] == [[6], [6], [2, 4, 6], [5]]
@@ -143,6 +152,7 @@ def test_every_task_has_its_cases():
     test = replace(TEST, baskets=baskets_of({0: 0, 1: 1, 2: 2, 3: 3, 4: 4}, {2: 0, 3: 1, 4: 1, 5: 1}))
     expected = {
         "next": user_cases(TRAIN, test, repeats=False),
+        "again": again_cases(TRAIN, test),
         "repeats": user_cases(TRAIN, test, repeats=True),
         "cart": cart_cases(TRAIN, test, share=0.0, seed=5),
         "half-cart": cart_cases(TRAIN, test, share=0.5, seed=5),

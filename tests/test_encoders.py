@@ -75,5 +75,5 @@ def test_the_shares_of_a_history_are_its_definition_and_add_up_to_each_score(enc
     expected = vectors[others] @ np.linalg.solve(matrix, vectors[rows].T) * (weights * targets)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
     scores = encoder.item_vectors[others] @ encoder.encode(rows, values)
-    np.testing.assert_allclose(found.sum(axis=1), scores, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), scores, rtol=1e-3, atol=1e-5)  # 5 and 6 items: either matrix
     assert not found[:, values < 0].any()

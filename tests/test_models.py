@@ -341,3 +341,22 @@ def test_a_blend_answers_over_the_wire_with_its_parts_and_shares(events, tmp_pat
             for item, score in zip(each.item_ids, each.scores, strict=True):
                 sums[item] += score
         np.testing.assert_allclose(list(sums.values()), everything.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--model", "als", "--penalty", "2"), "without effect with --model als: --penalty"),
+        (("--model", "neighbours", "--recall", "0.9"), "without effect with --model neighbours: --recall"),
+    ],
+)
+def test_options_of_parts_that_the_model_does_not_have_are_named(events, tmp_path, caplog, options, said):
+    assert train(events, tmp_path, *options, "--validation-cases", 50) == 0
+    assert any(record.message.startswith(said) for record in caplog.records)
+
+
+def test_a_shop_where_nobody_likes_anything_is_refused_in_words(tmp_path, capsys):
+    path = tmp_path / "events.csv"
+    path.write_text("user_id,item_id,event\n" + "".join(f"u{n % 5},i{n % 4},bad\n" for n in range(20)))
+    assert train(path, tmp_path, "--model", "neighbours", "--event-weights", "bad=-1") == 1
+    assert "--model neighbours: nobody likes anything" in capsys.readouterr().err

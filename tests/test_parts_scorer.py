@@ -73,3 +73,18 @@ def test_users_score_as_when_serving(learned, embeddings):
     for user, scores in enumerate(scorer.scores(np.arange(6, dtype=np.int32))):
         expected = of_all(recommender, recommender.query(histories[user], "user", user=user))
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_where_nothing_but_the_evidence_may_be_listed_all_else_has_no_score(learned):
+    generator = np.random.default_rng(3)
+    carts = [made_evidence(N_ITEMS, size, generator) for size in (2, 5)]
+    free, bound = (Cases("cart", carts, held_out(2), None, only_evidence=only) for only in (False, True))
+    everything = np.array([0, 1], dtype=np.int32)
+    for cart, whole, part in zip(
+        carts,
+        case_scorer(learned, free).scores(everything),
+        case_scorer(learned, bound).scores(everything),
+        strict=True,
+    ):
+        assert np.flatnonzero(part > -np.inf).tolist() == cart.rows.tolist()
+        np.testing.assert_array_equal(part[cart.rows], whole[cart.rows])

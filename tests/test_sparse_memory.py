@@ -41,6 +41,15 @@ def test_what_would_make_a_kernel_read_elsewhere_is_refused(name, place, value):
         SparseMemory.read(read_from(arrays), 20, len(arrays["items"]), N_ITEMS)
 
 
+@pytest.mark.parametrize("weight", [np.inf, -np.inf, np.nan])
+def test_weights_that_are_no_numbers_are_refused(weight):
+    arrays = made_memory(20, N_ITEMS, 7, seed=0).arrays()
+    arrays["weights"] = arrays["weights"].copy()
+    arrays["weights"][3] = weight
+    with pytest.raises(ReleaseCorrupt, match="weights that are no numbers"):
+        SparseMemory.read(read_from(arrays), 20, len(arrays["items"]), N_ITEMS)
+
+
 def test_a_memory_without_entries_is_sound():
     nothing = SparseMemory(np.zeros(4, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
     nothing.require_sound(N_ITEMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -220,3 +221,48 @@ def test_the_bits_are_the_same_for_any_number_of_threads():
         ):
             for name, array in mine.memory.arrays().items():
                 np.testing.assert_array_equal(array, theirs.memory.arrays()[name])
+
+
+def test_histories_are_the_contexts_where_they_are_asked_for():
+    both = replace(made([{0: 1.0, 2: 1.0}] * 3, n_items=4), baskets=baskets_from([[0, 1]] * 3))
+    for name in (NEIGHBOURS, REGRESSION):
+        assert rows_of(only(both, name))[0].keys() == {1}
+        assert rows_of(only(both, name, contexts="histories"))[0].keys() == {2}
+    assert rows_of(only(both, SESSIONS, contexts="histories"))[0].keys() == {0, 2}
+    with pytest.raises(UsageError, match="no event names a basket"):
+        only(made([{0: 1.0, 2: 1.0}], n_items=4), NEIGHBOURS, contexts="baskets")
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "confidence", "lift"])
+def test_a_similarity_that_is_asked_for_is_that_of_its_exponents(similarity):
+    interactions = grouped(as_baskets=True)
+    rows = rows_of(only(interactions, NEIGHBOURS, similarity=similarity, size_damping=0.0))
+    sets = [set(basket) for basket in listed_baskets(interactions)]
+    held = {item: sum(item in each for each in sets) for item in range(N_ITEMS)}
+    alpha, beta = {"cosine": (0.5, 0.5), "confidence": (1, 0), "lift": (1, 1)}[similarity]
+    for item, found in rows.items():
+        for other, weight in found.items():
+            both = sum({item, other} <= each for each in sets)
+            assert weight == pytest.approx(both / (held[item] ** alpha * held[other] ** beta) * both / (both + 10))
+
+
+def test_bm25_is_the_product_of_the_weights_that_two_items_have_in_each_basket():
+    sizes = [[0, 1], [0, 1, 2], [0, 3], [1, 2, 3, 4, 5], [0, 1, 4]]
+    interactions = replace(made([dict.fromkeys(range(6), 1.0)], n_items=6), baskets=baskets_from(sizes))
+    rows = rows_of(only(interactions, NEIGHBOURS, similarity="bm25"))
+    mean = np.mean([len(each) for each in sizes])
+    matrix = np.zeros((len(sizes), 6))
+    for number, basket in enumerate(sizes):
+        matrix[number, basket] = 2.2 / (1 + 1.2 * (0.25 + 0.75 * len(basket) / mean))
+    matrix *= np.log1p(len(sizes) / (matrix > 0).sum(axis=0))
+    expected = matrix.T @ matrix
+    for item, found in rows.items():
+        others = {other for other in range(6) if other != item and expected[item, other] > 0}
+        assert found.keys() == others
+        for other, weight in found.items():
+            assert weight == pytest.approx(expected[item, other], rel=1e-5)
+
+
+def listed_baskets(interactions):
+    baskets = interactions.baskets
+    return [baskets.indices[a:b].tolist() for a, b in itertools.pairwise(baskets.indptr.tolist())]

@@ -10,7 +10,7 @@ from small_release import publish, small_shop
 from engine.errors import InvalidQuery, ReleaseCorrupt, ReleaseIncompatible
 from engine.kinds import ByKind
 from engine.parts import DensePart, Sizes, part_names
-from engine.queries import CartQuery, Repeat, SimilarQuery, UserQuery
+from engine.queries import CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.release import Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
@@ -184,3 +184,16 @@ def test_a_part_splits_its_scores_among_liked_items_only(parts):
         shares = part.shares(evidence, "user", everything)
         bag = bag_of(part, evidence.rows, evidence.weights, evidence.ages, "user")
         np.testing.assert_allclose(shares, (bag[evidence.rows, np.newaxis] * dense(part)[evidence.rows]).T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("vectors", ["int16", "int8"])
+def test_shares_add_up_where_stored_vectors_are_packed(shop, ages, parts, vectors, tmp_path):
+    repository = Repository(tmp_path)
+    publish(repository, shop, sparse=parts, ages=ages, vectors=vectors)
+    packed = Snapshot.open(repository.current_path())
+    answers = packed.recommend_for_users([UserQuery(f"u{user}", 20, shares=True) for user in range(30)])
+    personal = [answer for answer in answers if answer.source is Source.PERSONAL]
+    assert len(personal) > 20
+    for answer in personal:
+        largest = np.abs(answer.scores).max()
+        np.testing.assert_allclose(answer.shares.sum(axis=1), answer.scores, rtol=1e-5, atol=1e-5 * largest)

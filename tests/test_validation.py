@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from made_cases import baskets_of, described, made, shown_of, taken_of
 
+from trainer import validation
 from trainer.cleaning import Report
 from trainer.splits import Split
 from trainer.validation import histories_of, rule_for, validation_of
 
 REPORT = Report(0, 0, ())
 TRAIN = made([{0: (1.0, 1.0), 1: (1.0, 2.0)}, {2: (1.0, 1.0)}, {3: (1.0, 5.0), 4: (1.0, 5.0)}])
+
+
+@pytest.fixture(autouse=True)
+def _few_cases_are_enough(monkeypatch):
+    monkeypatch.setattr(validation, "LEAST_CASES", 1)
 
 
 def split_of(test, *, train=TRAIN, history=None):
@@ -122,3 +128,27 @@ def test_no_more_cases_are_drawn_than_asked_for_and_the_seed_says_which():
     assert len(set(few[7])) == 60
     for number, user in enumerate(few[7]):
         assert [few[place][number] for place in (1, 2, 4, 5, 6)] == [users[place][user] for place in (1, 2, 4, 5, 6)]
+
+
+def test_fewer_cases_than_can_say_anything_are_none(monkeypatch):
+    monkeypatch.setattr(validation, "LEAST_CASES", 20)
+    assert validation_of(many(19), most=50, seed=1).cases == ()
+    assert [len(each.evidence) for each in validation_of(many(20), most=50, seed=1).cases] == [20, 20]
+
+
+def test_baskets_whose_items_come_one_after_another_are_asked_for_what_comes_next():
+    test = replace(made([{5: 1.0, 0: 1.0, 6: 1.0}]), baskets=baskets_of({5: 0, 0: 1, 6: 2}))
+    carts = validation_of(split_of(test), most=50, seed=1).cases[0]
+    assert carts.kind == "cart"
+    assert [shown_of(each) for each in carts.evidence] == [{5: 0}, {5: 1, 0: 0}]
+    assert [each.tolist() for each in carts.held_out.items] == [[0], [6]]
+
+
+def test_the_newest_baskets_are_held_out_where_hardly_a_user_has_two():
+    sessions = made([{0: (1.0, 3600.0 * n), 1: (1.0, 3600.0 * n)} for n in range(101)])
+    baskets = replace(baskets_of(*[{0: 0, 1: 0}] * 101), seconds=3600.0 * np.arange(101), user_rows=np.arange(101))
+    assert rule_for(replace(sessions, baskets=baskets)) == "time:10.0h"
+    again = replace(baskets, user_rows=np.minimum(np.arange(101), 50))
+    assert rule_for(replace(sessions, baskets=again)) == "time:10.0h"
+    twice = replace(baskets, user_rows=np.arange(101) // 2)
+    assert rule_for(replace(sessions, baskets=twice)) == "basket"

@@ -1,7 +1,8 @@
 """What a recommender is asked when it is measured: queries made of one part of the events, and what the other part has.
 
     next            each test user: which items of the test, from the history; what it holds is not listed
-    repeats         the same, and what the history holds competes: what is taken again counts too
+    again           the same of the history alone: what is taken again, among what the user has
+    repeats         both at once: what the history holds competes with all else
     cart            each basket of the test with one item hidden: which one, from the others
     half-cart       with half of the items hidden
     session         each place of each basket of the test but the first: which item comes next, from those before it
@@ -14,7 +15,7 @@ tests/test_cases.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from trainer.errors import EvaluationError
 from trainer.evaluate import HeldOut, hold_out, seen_items
 from trainer.interactions import Csr, Interactions
 
+_MOST_PLACES = 50
+"""Of a session, the last ones, are asked for, and so many items before each are shown."""
 _LEAST_ITEMS = 2
 """Of a basket that one item or more can be hidden of."""
 
@@ -43,6 +46,8 @@ class Cases:
     held_out: HeldOut
     excluded: Csr | None
     users: NDArray[np.int32] | None = None
+    only_evidence: bool = False
+    """Whether nothing but what a query is asked with may be listed."""
 
     @property
     def n_items(self) -> int:
@@ -56,6 +61,8 @@ def cases_of(
     """The cases of a task. Raises EvaluationError where the test has none."""
     if task in ("next", "repeats"):
         return user_cases(train, test, history, repeats=task == "repeats")
+    if task == "again":
+        return again_cases(train, test, history)
     if task == "session":
         return session_cases(train, test)
     return cart_cases(train, test, share=0.5 if task == "half-cart" else 0.0, seed=seed)
@@ -65,7 +72,7 @@ def user_cases(train: Interactions, test: Interactions, history: Interactions | 
     """Users of training, or else of `history`, with what the test has of them."""
     held_out = hold_out(train, test, history)
     seen = train.by_user if history is None else seen_items(train, history)
-    ages = train.ages() if history is None else np.zeros(seen.n_entries, dtype=np.int32)
+    ages = train.ages() if history is None else _seen_ages(train, history)
     histories = Histories(seen.indptr, seen.indices, seen.values, np.minimum(ages, OLDEST).astype(np.uint16))
     users = held_out.users.tolist()
     evidence = [histories.of(user, train.n_items) for user in users]
@@ -75,6 +82,48 @@ def user_cases(train: Interactions, test: Interactions, history: Interactions | 
         _numbered(held_out),
         None if repeats else seen.selected(held_out.users),
         None if history is not None else held_out.users,
+    )
+
+
+def _seen_ages(train: Interactions, history: Interactions) -> NDArray[np.int32]:
+    """How old the entries of `seen_items` are."""
+    by_user = replace(history.by_user, values=history.ages().astype(np.float32))
+    return seen_items(train, replace(history, by_user=by_user)).values.astype(np.int32)
+
+
+def again_cases(train: Interactions, test: Interactions, history: Interactions | None = None) -> Cases:
+    """Users who take something of the test again: which items of the history are they?
+
+    Raises EvaluationError where nobody does.
+    """
+    cases = user_cases(train, test, history, repeats=True)
+    pairs = zip(cases.evidence, cases.held_out.items, strict=True)
+    items = [np.intersect1d(evidence.rows, rows).astype(np.int32) for evidence, rows in pairs]
+    sizes = np.array([len(rows) for rows in items], dtype=np.int64)
+    if not sizes.any():
+        raise EvaluationError(
+            "no user of the test takes again what training has: the splits `random` and `last` hold out what a user "
+            "has only once; give `time:28d` or `basket`"
+        )
+    held_out = replace(cases.held_out, items=tuple(items), n_relevant=sizes)
+    return chosen(replace(cases, held_out=held_out, only_evidence=True), np.flatnonzero(sizes))
+
+
+def chosen(cases: Cases, numbers: NDArray[np.int64]) -> Cases:
+    """Some of the cases, numbered anew."""
+    held_out = cases.held_out
+    return replace(
+        cases,
+        evidence=[cases.evidence[number] for number in numbers.tolist()],
+        held_out=replace(
+            held_out,
+            users=np.arange(len(numbers), dtype=np.int32),
+            items=tuple(held_out.items[number] for number in numbers.tolist()),
+            n_relevant=held_out.n_relevant[numbers],
+            relevant_price=held_out.relevant_price[numbers],
+        ),
+        excluded=None if cases.excluded is None else cases.excluded.selected(numbers),
+        users=None if cases.users is None else cases.users[numbers],
     )
 
 
@@ -99,14 +148,14 @@ def cart_cases(train: Interactions, test: Interactions, *, share: float, seed: i
 
 
 def session_cases(train: Interactions, test: Interactions) -> Cases:
-    """Every place of a basket of the test but the first: its item is to be found from those before it."""
+    """Places of a basket of the test but the first: the item is to be found from those before it. The last 50 each."""
     shown: list[Evidence] = []
     following: list[NDArray[np.int32]] = []
     for rows, places in _baskets(train, test):
         order = np.lexsort((rows, places))
         rows, places = rows[order], places[order]
-        for end in range(1, len(rows)):
-            before = np.flatnonzero(places < places[end])
+        for end in range(max(1, len(rows) - _MOST_PLACES), len(rows)):
+            before = np.flatnonzero(places < places[end])[-_MOST_PLACES:]
             if len(before):
                 shown.append(_evidence(rows[before], places[before]))
                 following.append(rows[end : end + 1])
@@ -115,7 +164,7 @@ def session_cases(train: Interactions, test: Interactions) -> Cases:
             "no basket of the test has two items at different times, so that none comes next: does --timestamp-column "
             "name the right column?"
         )
-    return Cases("user", shown, _held_out(following, train), _excluded(shown, train.n_items))
+    return Cases("cart", shown, _held_out(following, train), _excluded(shown, train.n_items))
 
 
 def _baskets(train: Interactions, test: Interactions) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
@@ -144,8 +193,7 @@ def _evidence(rows: NDArray[np.int32], places: NDArray[np.int32]) -> Evidence:
 
 def _numbered(held_out: HeldOut) -> HeldOut:
     """The same with queries numbered in the order of their users."""
-    numbers = np.arange(len(held_out.users), dtype=np.int32)
-    return HeldOut(**{**vars(held_out), "users": numbers})
+    return replace(held_out, users=np.arange(len(held_out.users), dtype=np.int32))
 
 
 def _held_out(items: Sequence[NDArray[np.int32]], train: Interactions) -> HeldOut:

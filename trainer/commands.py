@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from engine.configuration import as_mapping, option
 from engine.errors import NearcartError, UsageError
-from trainer.model_options import TASKS
+from trainer.model_options import ALS, PARTS_OF, TASKS
 from trainer.options import EVENTS_HELP, EventOptions, LearnOptions, TrainOptions, TuneOptions
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Evaluate(LearnOptions):
         metavar="RULE",
     )
     task: str = option(
-        "what is asked: next (what each user takes next), repeats (the same, and what is taken again counts), cart "
+        "what is asked: next (what new to a user is taken next), again (what is taken again), repeats (both), cart "
         "(one item of a basket is hidden), half-cart (half of them are), session (each next item of a basket)",
         "next",
         choices=TASKS,
@@ -87,11 +87,14 @@ class Evaluate(LearnOptions):
         if self.candidates is not None and self.task != "next":
             raise UsageError(f"--candidates names what each user is asked for: leave --task {self.task} away")
         from trainer import als
+        from trainer.learned import Learned
         from trainer.metrics import measure, parse_metrics
         from trainer.models import learn
         from trainer.progress import Steps, training_progress
 
         metrics = parse_metrics(self.metrics or self._default_metrics())
+        if ALS not in PARTS_OF[self.model]:
+            Learned(None).require_vectors(metrics)
         train, history, test = self._read_parts()
         if self.candidates is not None:
             rank, counts = self._on_candidates(self.candidates, train, test, metrics)
@@ -116,8 +119,8 @@ class Evaluate(LearnOptions):
     ) -> tuple[Rank, dict[str, int]]:
         """How to rank the catalogue for the cases of the task, and how many there are."""
         from trainer.cases import cases_of
-        from trainer.evaluate import catalogue_ranking, check_metrics, known_items, popularity_scorer
-        from trainer.parts_scorer import case_scorer
+        from trainer.evaluate import catalogue_ranking, check_metrics, known_items
+        from trainer.parts_scorer import case_scorer, popular_scorer
 
         cases = cases_of(self.task, train, test, history, seed=self.seed)
         held_out = cases.held_out
@@ -129,10 +132,10 @@ class Evaluate(LearnOptions):
             catalogue = known_items(train, held_out, learned.item_vectors)
             return [
                 catalogue_ranking(scorer, cases.excluded, held_out, depth, catalogue=catalogue, threads=self.threads)
-                for scorer in (case_scorer(learned, cases), popularity_scorer(train, len(held_out.users)))
+                for scorer in (case_scorer(learned, cases), popular_scorer(train, cases))
             ]
 
-        whose = "users" if self.task in ("next", "repeats") else "queries"
+        whose = "users" if self.task in ("next", "again", "repeats") else "queries"
         counts = {whose: len(held_out.users)}
         if whose == "users":
             counts |= {"unknown_users": held_out.n_unknown_users, "unknown_items": held_out.n_unknown_items}

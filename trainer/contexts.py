@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.errors import UsageError
 from trainer.cleaning import DAY_SECONDS
 from trainer.interactions import Baskets, Interactions, dense_ranks
+from trainer.weighting import LENGTH_NORMALIZATION, SATURATION
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,16 @@ class Contexts:
         """Weights times m^-size_damping, m being the number of items of a context."""
         sizes = np.diff(self.indptr).astype(np.float64)
         return replace(self, weights=(self.weights * sizes**-size_damping).astype(np.float32))
+
+    def as_bm25(self, saturation: float = SATURATION, length_normalization: float = LENGTH_NORMALIZATION) -> Contexts:
+        """Weights times that of two terms that a document of m holds once each, without their idf (Robertson 2009).
+
+        ((k1 + 1) / (1 + k1 (1 - b + b m / mean m)))^2, k1 being the saturation and b the length normalization.
+        """
+        sizes = np.diff(self.indptr).astype(np.float64)
+        lengths = sizes / max(1.0, sizes.mean()) if len(sizes) else sizes
+        term = (saturation + 1) / (1 + saturation * (1 - length_normalization + length_normalization * lengths))
+        return replace(self, weights=(self.weights * term**2).astype(np.float32))
 
 
 def contexts_of(interactions: Interactions, settings: ContextSettings = ContextSettings()) -> Contexts:

@@ -29,7 +29,9 @@ from trainer.threads import Threads
 
 Similarity = Literal["cosine", "confidence", "lift"]
 _WALK_EXPONENT = 0.9
-_WALKED_ROWS = 512
+_WALKED_NEIGHBOURS = 100
+"""A step goes to so many neighbours, however many are kept in the end: fewer of those are the strongest of more."""
+_WALKED_ROWS = 64
 """Rows of two steps that a thread holds at a time: each may have as many entries as there are items."""
 EXPONENTS: dict[Similarity, tuple[float, float]] = {"cosine": (0.5, 0.5), "confidence": (1.0, 0.0), "lift": (1.0, 1.0)}
 """alpha and beta of the similarities that have a name."""
@@ -49,6 +51,8 @@ class NeighbourSettings:
     """Pairs that were together this much count half; 0 trusts a pair that met once. Of the hidden items of 2,000
     carts of completejourney's last four weeks, 0, 5, 10, 30 and 100 had .085, .117, .118, .115 and .112 in the top 10;
     of the bundled shop's .256, .258, .256, .254 and .250 (cosine)."""
+    idf: bool = False
+    """Whether similarities are multiplied by log(1 + N / n) of both items: N contexts, n of which hold the item."""
     sharpness: float = 1.0
     """Similarities are raised to this power before they add up: how much more a strong one counts than several weak
     ones."""
@@ -114,6 +118,10 @@ def item_neighbours(
     weights = contexts.item_weights()
     sources = _power(weights, -settings.source_exponent)
     targets = _power(weights, -settings.target_exponent)
+    if settings.idf:
+        held = np.bincount(contexts.indices, minlength=contexts.n_items)
+        idf = np.log1p(len(contexts) / np.maximum(held, 1))
+        sources, targets = sources * idf, targets * idf
 
     def kept(rows: CountedRows) -> Rows:
         similarities = rows.counts * targets[rows.indices]
@@ -122,7 +130,8 @@ def item_neighbours(
             similarities *= rows.counts / (rows.counts + settings.shrinkage)
         if settings.sharpness != 1:
             similarities **= settings.sharpness
-        return keep_strongest(rows.indptr, rows.indices, similarities.astype(np.float32), settings.neighbours)
+        most = _WALKED_NEIGHBOURS if settings.two_steps > 0 else settings.neighbours
+        return keep_strongest(rows.indptr, rows.indices, similarities.astype(np.float32), most)
 
     parts: dict[int, Rows] = {}
     n_blocks = count(contexts, settings.order, pool, lambda block, rows: parts.update({block: kept(rows)}), on_progress)

@@ -8,7 +8,7 @@ from engine.configuration import option
 
 ALS, NEIGHBOURS, REGRESSION, SESSIONS, REPEAT = "als", "neighbours", "regression", "sessions", "repeat"
 BLEND = "blend"
-TASKS = ("next", "repeats", "cart", "half-cart", "session")
+TASKS = ("next", "again", "repeats", "cart", "half-cart", "session")
 """What an evaluation asks: trainer.cases says what each is."""
 PARTS_OF = {
     ALS: (ALS,),
@@ -18,6 +18,8 @@ PARTS_OF = {
     BLEND: (ALS, REGRESSION, NEIGHBOURS, SESSIONS, REPEAT),
 }
 """The parts that each model may have, the dense one first; those that validation finds useless are left out."""
+CONTEXTS = ("auto", "baskets", "histories")
+SIMILARITIES = ("auto", "cosine", "confidence", "lift", "bm25")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,16 @@ class ModelOptions:
         "users like this one; blend: the sum of these that finds most",
         ALS,
         choices=tuple(PARTS_OF),
+    )
+    contexts: str = option(
+        "what was taken together: baskets (or sessions), histories of users, or auto: baskets where events name them",
+        "auto",
+        choices=CONTEXTS,
+    )
+    similarity: str = option(
+        "of neighbours: cosine, confidence, lift or bm25, or auto: what was best on several shops",
+        "auto",
+        choices=SIMILARITIES,
     )
     neighbours: int | None = option(
         "of an item, that a memory keeps at most (default: the fewest of 30, 50, 100 and 200 that find as much)",

@@ -16,7 +16,7 @@ import numpy as np
 from engine.evidence import OLDEST
 from trainer import als
 from trainer.blending import Setting, equal_settings, find_settings, with_settings
-from trainer.errors import NothingLeft
+from trainer.errors import EvaluationError, NothingLeft
 from trainer.interactions import Interactions
 from trainer.learned import Learned
 from trainer.model_options import ALS, NEIGHBOURS, PARTS_OF, REGRESSION
@@ -59,7 +59,10 @@ def learn(
     embeddings = vectors() if ALS in names else None
     learned = Learned(embeddings, learn_parts(interactions, options, neighbours, options.threads, on_step))
     if found is None:
-        cases = histories_of(interactions, most=_SCALED_USERS, seed=options.seed)
+        try:
+            cases = histories_of(interactions, most=_SCALED_USERS, seed=options.seed)
+        except EvaluationError:
+            raise NothingLeft(f"--model {options.model}: nobody likes anything, so nothing goes together") from None
         return _with_ages(with_settings(learned, equal_settings(learned, cases)), interactions, {})
     sparse = tuple(
         replace(part, told=found.prunings[part.name].told) if part.name in found.prunings else part
@@ -113,6 +116,6 @@ def _validated(
 
 def _with_ages(learned: Learned, interactions: Interactions, metrics: Mapping[str, Any]) -> Learned:
     """With the ages of all entries, where an encoder asks for them."""
-    forgets = any(part.encoder.recency.user > 0 for part in learned.sparse)
+    forgets = any(any(part.encoder.recency) for part in learned.sparse)
     ages = np.minimum(interactions.ages(), OLDEST).astype(np.uint16) if forgets else None
     return Learned(learned.embeddings, learned.sparse, learned.dense_weight, ages, metrics)

@@ -6,7 +6,7 @@ tests/test_parts_scorer.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from engine.histories import NO_ROWS, Histories
 from engine.kinds import Kind
 from engine.sparse_scan import add_rows
 from trainer.cases import Cases
-from trainer.evaluate import encoded
+from trainer.evaluate import Scorer, Scores, encoded, popularity_scorer
 from trainer.interactions import Csr, Interactions
 from trainer.learned import Learned
 
@@ -29,7 +29,8 @@ EvidenceOf = Callable[[int], Evidence]
 class PartsScorer:
     """Scores all items for numbered queries of one kind.
 
-    vectors float32 (queries, d): those that the dense part is asked with, None where there is none.
+    vectors float32 (queries, d): those that the dense part is asked with, None where there is none. With only_evidence,
+    what a query is not asked with has no score.
     """
 
     learned: Learned
@@ -37,6 +38,7 @@ class PartsScorer:
     kind: Kind
     evidence_of: EvidenceOf
     vectors: NDArray[np.float32] | None = None
+    only_evidence: bool = False
 
     def scores(self, queries: NDArray[np.int32]) -> NDArray[np.float32]:
         """Float32 (queries, n_items), a new array."""
@@ -53,7 +55,17 @@ class PartsScorer:
                     rows, weights = part.bag(self.evidence_of(query), self.kind)
                     # No score is UNTOUCHED, so that none is listed.
                     add_rows(*arrays, rows, weights * np.float32(weight), scores[row], touched, 0)
+        if self.only_evidence:
+            leave_only(scores, [self.evidence_of(query).rows for query in queries.tolist()])
         return scores
+
+
+def leave_only(scores: NDArray[np.float32], rows: Sequence[NDArray[np.int32]]) -> None:
+    """-inf for all but some items of each query."""
+    for of_query, kept in zip(scores, rows, strict=True):
+        left = of_query[kept]
+        of_query[:] = -np.inf
+        of_query[kept] = left
 
 
 def case_scorer(learned: Learned, cases: Cases) -> PartsScorer:
@@ -63,7 +75,31 @@ def case_scorer(learned: Learned, cases: Cases) -> PartsScorer:
         vectors = learned.embeddings.user_vectors[cases.users]
     elif learned.embeddings is not None:
         vectors = encoded(learned.embeddings, _bags(cases), "case").user_vectors
-    return PartsScorer(learned, cases.n_items, cases.kind, cases.evidence.__getitem__, vectors)
+    evidence_of = cases.evidence.__getitem__
+    return PartsScorer(learned, cases.n_items, cases.kind, evidence_of, vectors, cases.only_evidence)
+
+
+@dataclass(frozen=True)
+class _Popular:
+    """The most popular of what may be listed, the same scores for all queries."""
+
+    scorer: Scorer
+    cases: Cases
+
+    @property
+    def n_items(self) -> int:
+        return self.scorer.n_items
+
+    def scores(self, queries: NDArray[np.int32]) -> NDArray[np.float32]:
+        scores = self.scorer.scores(queries)
+        if self.cases.only_evidence:
+            leave_only(scores, [self.cases.evidence[query].rows for query in queries.tolist()])
+        return scores
+
+
+def popular_scorer(train: Interactions, cases: Cases) -> Scores:
+    """Ranks for cases by the number of users who like an item in training."""
+    return _Popular(popularity_scorer(train, len(cases.evidence)), cases)
 
 
 def user_scorer(learned: Learned, train: Interactions) -> PartsScorer:

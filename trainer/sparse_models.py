@@ -6,12 +6,14 @@ part counts, and how fast its queries forget, is found by trainer.blending. Chec
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from engine.encoders import BagEncoder
+from engine.errors import UsageError
 from engine.kinds import ByKind
 from engine.session_encoder import SessionEncoder
 from engine.sparse_memory import SparseMemory
@@ -63,15 +65,11 @@ def learn_parts(
                 )
             )
         if contexts is not None and NEIGHBOURS in neighbours:
-            on_step(f"{NEIGHBOURS}: counting pairs of {len(contexts):,} {_named(interactions)}")
-            learned.append(
-                _of_items(
-                    NEIGHBOURS,
-                    item_neighbours(contexts, _neighbour_settings(contexts, options, neighbours[NEIGHBOURS]), pool),
-                )
-            )
+            on_step(f"{NEIGHBOURS}: counting pairs of {len(contexts):,} {_named(interactions, options)}")
+            rows = _neighbours(contexts, interactions, options, neighbours[NEIGHBOURS], pool)
+            learned.append(_of_items(NEIGHBOURS, rows))
         if contexts is not None and SESSIONS in neighbours:
-            on_step(f"{SESSIONS}: indexing {len(contexts):,} {_named(interactions)}")
+            on_step(f"{SESSIONS}: indexing {len(contexts):,} {_named(interactions, options)}")
             learned.append(_of_sessions(contexts, options))
     if REPEAT in neighbours:
         learned.append(_of_items(REPEAT, _identity(interactions.n_items)))
@@ -90,6 +88,10 @@ def is_ordered(contexts: Contexts) -> bool:
 
 def contexts_for(interactions: Interactions, options: ModelOptions) -> Contexts:
     """Baskets, or histories where there are none, weighed."""
+    if options.contexts == "histories":
+        interactions = dataclasses.replace(interactions, baskets=None)
+    elif options.contexts == "baskets" and not _has_baskets(interactions):
+        raise UsageError("--contexts baskets: no event names a basket; name the column with --basket-column")
     half_life = options.context_half_life_days
     contexts = contexts_of(interactions, ContextSettings(options.history_weight, half_life_days=half_life))
     damping = options.size_damping
@@ -101,32 +103,36 @@ def default_size_damping(contexts: Contexts) -> float:
     return _ORDERED_DAMPING if is_ordered(contexts) else _UNORDERED_DAMPING
 
 
-def _named(interactions: Interactions) -> str:
-    return "baskets" if interactions.baskets is not None and len(interactions.baskets) else "histories"
+def _has_baskets(interactions: Interactions) -> bool:
+    return interactions.baskets is not None and len(interactions.baskets) > 0
+
+
+def _named(interactions: Interactions, options: ModelOptions) -> str:
+    return "baskets" if _has_baskets(interactions) and options.contexts != "histories" else "histories"
 
 
 def _regression_settings(options: ModelOptions, neighbours: int) -> RegressionSettings:
     return RegressionSettings(candidates=options.predictors, neighbours=neighbours, regularization=options.penalty)
 
 
-def _neighbour_settings(contexts: Contexts, options: ModelOptions, neighbours: int) -> NeighbourSettings:
-    if not is_ordered(contexts):
-        return NeighbourSettings(
-            neighbours=neighbours,
-            source_exponent=0.7,
-            target_exponent=0.25,
-            shrinkage=1.0,
-            sharpness=2.0,
-            order=UNORDERED,
-        )
-    return NeighbourSettings(
-        neighbours=neighbours,
-        source_exponent=0.5,
-        target_exponent=0.2,
-        shrinkage=0.3,
-        two_steps=_TWO_STEPS,
-        order=Order(_WINDOW, options.distance_damping, options.backward_weight),
-    )
+def _neighbours(
+    contexts: Contexts, interactions: Interactions, options: ModelOptions, neighbours: int, pool: Threads
+) -> Csr:
+    """By the similarity that is asked for."""
+    ordered = is_ordered(contexts)
+    order = Order(_WINDOW, options.distance_damping, options.backward_weight) if ordered else UNORDERED
+    if options.similarity == "bm25":
+        # It has a say of its own about the length of a context.
+        undamped = dataclasses.replace(options, size_damping=options.size_damping or 0.0)
+        contexts = contexts_for(interactions, undamped).as_bm25()
+        settings = NeighbourSettings(neighbours, 0.0, 0.0, shrinkage=0.0, idf=True, order=order)
+    elif options.similarity != "auto":
+        settings = NeighbourSettings.named(options.similarity, neighbours=neighbours, order=order)
+    elif ordered:
+        settings = NeighbourSettings(neighbours, 0.5, 0.2, shrinkage=0.3, two_steps=_TWO_STEPS, order=order)
+    else:
+        settings = NeighbourSettings(neighbours, 0.7, 0.25, shrinkage=1.0, sharpness=2.0)
+    return item_neighbours(contexts, settings, pool)
 
 
 def _of_items(name: str, rows: Csr) -> SparsePart:

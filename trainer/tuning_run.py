@@ -55,6 +55,9 @@ _log = logging.getLogger("nearcart")
 
 def tune(options: TuneOptions) -> None:
     """Search as the options say; print tables, leave files. Raises NearcartError."""
+    plan_of(options)
+    _metric(options.metric)
+    parse_split(options.split)
     parts = tune_parts(options) if options.model != ALS else {}
     if ALS in PARTS_OF[options.model]:
         tune_vectors(options, parts)

@@ -1,7 +1,9 @@
 """What the parts of a recommender are weighed with: a training that leaves something out, and cases of what it left.
 
-The cut is one of events (trainer.splits): each user's newest basket where events name baskets and times; each user's
-newest item where they name times; random items of each user otherwise. Checked by tests/test_validation.py.
+The cut is one of events (trainer.splits): each user's newest basket where events name baskets and times; the newest
+tenth of all baskets where hardly a user has two, as when every session has a user of its own; each user's newest item
+where events name times alone; random items of each user otherwise. Carts are baskets with an item hidden, or where
+items of baskets come one after another, what comes next. Checked by tests/test_validation.py.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer.cases import Cases, cart_cases, user_cases
+from trainer.cases import Cases, cart_cases, chosen, session_cases, user_cases
 from trainer.errors import EvaluationError
-from trainer.evaluate import HeldOut
 from trainer.interactions import Interactions
 from trainer.splits import Split
 
 AUTO, NONE = "auto", "none"
+LEAST_CASES = 20
+"""Fewer are chance."""
+_LEAST_USERS = 50
+"""With so many users of two baskets or more, the newest basket of each is held out."""
+_OLDER_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -29,18 +35,30 @@ class Validation:
 
 def rule_for(interactions: Interactions) -> str:
     """The cut that suits these events."""
+    baskets = interactions.baskets
     if np.isnan(interactions.last_times).all():
         return "random:0.1"
-    return "last" if interactions.baskets is None or not len(interactions.baskets) else "basket"
+    if baskets is None or not len(baskets):
+        return "last"
+    known = baskets.seconds[~np.isnan(baskets.seconds)]
+    n_again = int(np.count_nonzero(np.bincount(baskets.user_rows) > 1))
+    if n_again >= _LEAST_USERS or not len(known):
+        return "basket"
+    hours = (known.max() - np.quantile(known, _OLDER_SHARE)) / 3600
+    return f"time:{max(1.0, hours):.1f}h"
 
 
 def validation_of(split: Split, *, most: int, seed: int) -> Validation:
-    """At most so many cases of each kind, drawn by the seed; of carts where the test has baskets."""
+    """At most so many cases of each kind, drawn by the seed; of carts where the test has baskets.
+
+    Fewer than a few say nothing, and are none.
+    """
     train, test = split.train, split.test
     found, repeats = [], None
     try:
         if test.baskets is not None and len(test.baskets):
-            found.append(_drawn(cart_cases(train, test, share=0.0, seed=seed), most, seed))
+            carts = session_cases(train, test) if _is_ordered(test) else cart_cases(train, test, share=0.0, seed=seed)
+            found.append(_drawn(carts, most, seed))
     except EvaluationError:
         pass
     try:
@@ -49,11 +67,19 @@ def validation_of(split: Split, *, most: int, seed: int) -> Validation:
     except EvaluationError:
         pass
     is_repeated = repeats is not None and _holds_repeats(repeats)
-    return Validation(tuple(each for each in found if len(each.evidence)), repeats if is_repeated else None)
+    enough = tuple(each for each in found if len(each.evidence) >= LEAST_CASES)
+    return Validation(enough, repeats if is_repeated else None)
+
+
+def _is_ordered(test: Interactions) -> bool:
+    """Whether items of most baskets came one after another."""
+    baskets = test.baskets
+    assert baskets is not None
+    return bool((np.maximum.reduceat(baskets.places, baskets.indptr[:-1]) > 0).mean() > 0.5)
 
 
 def histories_of(interactions: Interactions, *, most: int, seed: int) -> Cases:
-    """Users with what they have, and nothing to be found."""
+    """Users with what they have. Raises EvaluationError where nobody likes anything."""
     return _drawn(user_cases(interactions, interactions, repeats=False), most, seed)
 
 
@@ -66,7 +92,7 @@ def _only_new(cases: Cases) -> Cases:
     ]
     sizes = np.array([len(rows) for rows in items], dtype=np.int64)
     held_out = replace(cases.held_out, items=tuple(items), n_relevant=sizes)
-    return _chosen(replace(cases, held_out=held_out), np.flatnonzero(sizes))
+    return chosen(replace(cases, held_out=held_out), np.flatnonzero(sizes))
 
 
 def _holds_repeats(cases: Cases) -> bool:
@@ -78,25 +104,4 @@ def _drawn(cases: Cases, most: int, seed: int) -> Cases:
     n = len(cases.evidence)
     if n <= most:
         return cases
-    return _chosen(cases, np.sort(np.random.default_rng(seed).choice(n, most, replace=False)))
-
-
-def _chosen(cases: Cases, numbers: np.ndarray) -> Cases:
-    """Some of the cases, numbered anew."""
-    held_out = cases.held_out
-    chosen = HeldOut(
-        users=np.arange(len(numbers), dtype=np.int32),
-        items=tuple(held_out.items[number] for number in numbers.tolist()),
-        n_relevant=held_out.n_relevant[numbers],
-        relevant_price=held_out.relevant_price[numbers],
-        prices=held_out.prices,
-        n_unknown_users=held_out.n_unknown_users,
-        n_unknown_items=held_out.n_unknown_items,
-    )
-    return replace(
-        cases,
-        evidence=[cases.evidence[number] for number in numbers.tolist()],
-        held_out=chosen,
-        excluded=None if cases.excluded is None else cases.excluded.selected(numbers),
-        users=None if cases.users is None else cases.users[numbers],
-    )
+    return chosen(cases, np.sort(np.random.default_rng(seed).choice(n, most, replace=False)))
