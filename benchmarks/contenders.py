@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import numpy as np
 import optuna
@@ -23,7 +22,7 @@ from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
 from benchmarks.held_out_weeks import Model, Weeks
-from benchmarks.quality_models import ImplicitModel, NeighbourModel, PopularModel, VectorModel, matrix_of
+from benchmarks.quality_models import ImplicitModel, NeighbourModel, PopularModel, VectorModel, matrix_of, similarity_of
 from trainer.als import train
 from trainer.interactions import Interactions
 from trainer.options import AlsOptions
@@ -70,8 +69,24 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     return max((trial for trial in trials if trial.complete), key=lambda trial: trial.aim)
 
 
-def is_installed(contender: Contender) -> bool:
+class Named(Protocol):
+    name: str
+    library: str
+
+
+NamedContender = TypeVar("NamedContender", bound=Named)
+
+
+def is_installed(contender: Named) -> bool:
     return importlib.util.find_spec(contender.library) is not None
+
+
+def installed(contenders: Sequence[NamedContender]) -> list[NamedContender]:
+    """Those whose library is there; the others are named."""
+    for contender in contenders:
+        if not is_installed(contender):
+            print(f"{contender.library} is absent, so {contender.name} is not compared")
+    return [contender for contender in contenders if is_installed(contender)]
 
 
 class Nearcart:
@@ -93,7 +108,7 @@ class Nearcart:
             tried = list(search(validation.experiment, plan, Path(directory) / "journal.jsonl", {}))
         first = ranked(tried)[0]
         # Of equal ones the search prefers the cheaper, so its best comes first.
-        return [_of_tried(each) for each in [first, *(each for each in tried if each is not first)]]
+        return [of_tried(each) for each in [first, *(each for each in tried if each is not first)]]
 
     def fit(self, train_under: TrainUnder, setting: Setting, seed: int) -> Model:
         options = {name: value for name, value in setting.items() if name != "weighting"}
@@ -128,21 +143,8 @@ class ItemKnn:
         return optimized(measured, {"similarity": "cosine", "neighbours": 20, "weighting": "count"}, budget)
 
     def fit(self, train_under: TrainUnder, setting: Setting, seed: int) -> Model:
-        from implicit import nearest_neighbours as library
-        from implicit.utils import ParameterWarning
-
-        kinds = {
-            "cosine": library.CosineRecommender,
-            "tfidf": library.TFIDFRecommender,
-            "bm25": library.BM25Recommender,
-        }
         histories = matrix_of(train_under(setting["weighting"]).by_user)
-        model = kinds[setting["similarity"]](K=setting["neighbours"])
-        with warnings.catch_warnings():
-            # TF-IDF and BM25 hand a matrix of another form to the library's own conversion, which warns.
-            warnings.simplefilter("ignore", ParameterWarning)
-            model.fit(histories, show_progress=False)
-        return NeighbourModel(histories, model.similarity)
+        return NeighbourModel(histories, similarity_of(histories, setting))
 
 
 class ImplicitAls:
@@ -216,7 +218,7 @@ def optimized(measured: Callable[[optuna.Trial], Trial], first: Setting, budget:
     return trials
 
 
-def _of_tried(tried: Tried) -> Trial:
+def of_tried(tried: Tried) -> Trial:
     setting = {
         "factors": tried.factors,
         "epochs": tried.epochs,

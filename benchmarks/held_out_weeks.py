@@ -44,6 +44,12 @@ class Model(Protocol):
     def cart_scores(self, carts: Sequence[Rows]) -> Scores: ...
 
 
+class CartModel(Protocol):
+    """The same for carts alone."""
+
+    def cart_scores(self, carts: Sequence[Rows]) -> Scores: ...
+
+
 @dataclass(frozen=True)
 class Carts:
     """Baskets with one item hidden, the same for every model."""
@@ -69,7 +75,7 @@ class Weeks:
         seen = [histories.row(user)[0] for user in users.tolist()]
         return _ranking(lambda part: model.user_scores(users[part]), seen, self.held_out.items, max_k(OF_USERS))
 
-    def cart_ranking(self, model: Model) -> Ranking:
+    def cart_ranking(self, model: CartModel) -> Ranking:
         """Items that are not in the cart; the hidden one is to be found."""
         hidden = [np.array([item], dtype=np.int32) for item in self.carts.hidden]
         shown = self.carts.shown

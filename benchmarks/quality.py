@@ -25,19 +25,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.contenders import CONTENDERS, Budget, Contender, Trial, best_of, is_installed
+from benchmarks.comparisons import comparisons, print_comparisons
+from benchmarks.contenders import CONTENDERS, Budget, Contender, Setting, Trial, best_of, installed
 from benchmarks.held_out_weeks import AIM, Weeks, weeks
 from benchmarks.raw_rows import write_rows
 from benchmarks.real_shops import WEEKS, RealShop, cut, real_shops
-from trainer.comparison import compare, intervals
 from trainer.interactions import read_interactions
-from trainer.metrics import PerUser
 from trainer.splits import read_split
-
-PerQuery = Sequence[dict[str, PerUser]]
-"""Numbers by user, and by cart."""
 
 
 def main() -> None:
@@ -53,16 +47,9 @@ def main() -> None:
         budget = replace(budget, trials=2, factors=(8,), epochs=2)
     rows = []
     for shop in real_shops(arguments.data, quick=arguments.quick):
-        rows += compare_on(shop, installed(), budget, most_users=100 if arguments.quick else 500)
+        rows += compare_on(shop, installed(CONTENDERS), budget, most_users=100 if arguments.quick else 500)
     if arguments.json is not None:
         write_rows(arguments.json, rows)
-
-
-def installed() -> list[Contender]:
-    for contender in CONTENDERS:
-        if not is_installed(contender):
-            print(f"{contender.library} is absent, so {contender.name} is not compared")
-    return [contender for contender in CONTENDERS if is_installed(contender)]
 
 
 def compare_on(shop: RealShop, contenders: Sequence[Contender], budget: Budget, *, most_users: int) -> list[dict]:
@@ -81,7 +68,7 @@ def compare_on(shop: RealShop, contenders: Sequence[Contender], budget: Budget, 
         for contender in contenders:
             model = contender.fit(test.train_under, settings[contender.name], budget.seed)
             found[contender.name] = test.measured(model)
-    measured = comparisons(shop.name, found, budget.seed)
+    measured = comparisons({"shop": shop.name}, found, budget.seed)
     print_table(shop, test, measured)
     return [finite(row) for row in [*rows, *measured]]
 
@@ -100,30 +87,18 @@ def test_weeks(shop: RealShop, before: Path, after: Path, seed: int) -> Weeks:
     return weeks(shop, train, test, most_users=0, seed=seed)
 
 
-def comparisons(shop: str, found: dict[str, PerQuery], seed: int) -> list[dict]:
-    """One row per metric and model; the first model is the one whose differences to the others are taken."""
-    first, rows = next(iter(found)), []
-    for kind in range(2):
-        for name, per_query in found.items():
-            numbers = per_query[kind]
-            bounds = intervals(numbers, np.random.default_rng(seed))
-            ahead = compare(found[first][kind], numbers, np.random.default_rng(seed)) if name != first else {}
-            for metric, values in numbers.items():
-                row = {"shop": shop, "model": name, "row": "test", "metric": metric, "queries": len(values)}
-                row |= {"value": float(np.nanmean(values)), "interval": bounds[metric]}
-                if ahead:
-                    row |= {f"{first}_ahead": asdict(ahead[metric])}
-                rows.append(row)
-    return rows
-
-
 def told(shop: RealShop, contender: Contender, trials: Sequence[Trial], seconds: float) -> str:
     best = best_of(trials)
-    words = [
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in best.setting.items()
-    ]
-    tuned = f"in {len(trials)} trials, {seconds:.0f} s: {', '.join(words)}" if words else "with nothing to tune"
+    words = spelled(best.setting)
+    tuned = f"in {len(trials)} trials, {seconds:.0f} s: {words}" if words else "with nothing to tune"
     return f"{shop.name}: {contender.name}: {AIM.name} {best.aim:.4f} on the validation weeks, {tuned}"
+
+
+def spelled(setting: Setting) -> str:
+    """In words."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.items()
+    )
 
 
 def print_table(shop: RealShop, test: Weeks, rows: Sequence[dict]) -> None:
@@ -132,17 +107,7 @@ def print_table(shop: RealShop, test: Weeks, rows: Sequence[dict]) -> None:
         f"\n{shop.name}: trained on {train.n_users:,} users, {train.n_items:,} items, {train.n_entries:,} entries; "
         f"measured with {len(test.held_out.users):,} users and {len(test.carts.hidden):,} carts"
     )
-    print(f"{'metric':9}  {'model':12}  {'value':>6}  {'95%':14}  {'ahead by':>8}  {'95%':16}  {'p':>6}")
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        for row in (row for row in rows if row["metric"] == metric):
-            low, high = row["interval"]
-            line = f"{metric:9}  {row['model']:12}  {row['value']:6.4f}  {low:6.4f}..{high:6.4f}"
-            for name in (name for name in row if name.endswith("_ahead")):
-                ahead = row[name]
-                low, high = ahead["interval"]
-                line += f"  {ahead['mean']:+8.4f}  {low:+7.4f}..{high:+7.4f}  {ahead['p']:6.4f}"
-            print(line)
-    print(flush=True)
+    print_comparisons(rows)
 
 
 def finite(row: dict) -> dict:

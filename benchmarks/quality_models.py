@@ -6,7 +6,8 @@ Checked by tests/test_quality_benchmark.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,25 @@ class ImplicitModel:
         vectors = self.model.recalculate_user(np.arange(bags.shape[0]), bags)
         scores: Scores = vectors @ self.model.item_factors.T
         return scores
+
+
+def similarity_of(bags: sparse.csr_matrix, setting: Mapping[str, Any]) -> sparse.csr_matrix:
+    """What implicit's item-item recommenders find in bags of items, a row each; with BM25's constants where given."""
+    from implicit import nearest_neighbours as library
+    from implicit.utils import ParameterWarning
+
+    kinds = {
+        "cosine": library.CosineRecommender,
+        "tfidf": library.TFIDFRecommender,
+        "bm25": library.BM25Recommender,
+    }
+    constants = {name: setting[name] for name in ("K1", "B") if name in setting}
+    model = kinds[setting["similarity"]](K=setting["neighbours"], **constants)
+    with warnings.catch_warnings():
+        # TF-IDF and BM25 hand a matrix of another form to the library's own conversion, which warns.
+        warnings.simplefilter("ignore", ParameterWarning)
+        model.fit(bags, show_progress=False)
+    return model.similarity
 
 
 def matrix_of(entries: Csr) -> sparse.csr_matrix:

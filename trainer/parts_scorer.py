@@ -7,7 +7,7 @@ tests/test_parts_scorer.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,13 +70,20 @@ def leave_only(scores: NDArray[np.float32], rows: Sequence[NDArray[np.int32]]) -
 
 def case_scorer(learned: Learned, cases: Cases) -> PartsScorer:
     """Scores items for cases: the dense part is asked with stored vectors where users have one, else folds in."""
-    vectors = None
+    scorer = evidence_scorer(learned, cases.n_items, cases.kind, cases.evidence, folds_in=cases.users is None)
     if learned.embeddings is not None and cases.users is not None:
-        vectors = learned.embeddings.user_vectors[cases.users]
-    elif learned.embeddings is not None:
-        vectors = encoded(learned.embeddings, _bags(cases), "case").user_vectors
-    evidence_of = cases.evidence.__getitem__
-    return PartsScorer(learned, cases.n_items, cases.kind, evidence_of, vectors, cases.only_evidence)
+        scorer = replace(scorer, vectors=learned.embeddings.user_vectors[cases.users])
+    return replace(scorer, only_evidence=cases.only_evidence)
+
+
+def evidence_scorer(
+    learned: Learned, n_items: int, kind: Kind, evidence: Sequence[Evidence], *, folds_in: bool = True
+) -> PartsScorer:
+    """Scores items for what queries are made of; the dense part folds each in."""
+    vectors = None
+    if folds_in and learned.embeddings is not None:
+        vectors = encoded(learned.embeddings, _bags(evidence, n_items), "case").user_vectors
+    return PartsScorer(learned, n_items, kind, evidence.__getitem__, vectors)
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,9 @@ def user_scorer(learned: Learned, train: Interactions) -> PartsScorer:
     return PartsScorer(learned, train.n_items, "user", lambda user: histories.of(user, train.n_items), vectors)
 
 
-def _bags(cases: Cases) -> Csr:
-    """What cases are asked with, a row each."""
-    indptr = np.cumsum([0, *(len(each.rows) for each in cases.evidence)]).astype(np.int64)
-    rows = np.concatenate([NO_ROWS, *(each.rows for each in cases.evidence)])
-    weights = np.concatenate([np.empty(0, dtype=np.float32), *(each.weights for each in cases.evidence)])
-    return Csr(indptr, rows, weights, n_columns=cases.n_items)
+def _bags(evidence: Sequence[Evidence], n_items: int) -> Csr:
+    """What queries are made of, a row each."""
+    indptr = np.cumsum([0, *(len(each.rows) for each in evidence)]).astype(np.int64)
+    rows = np.concatenate([NO_ROWS, *(each.rows for each in evidence)])
+    weights = np.concatenate([np.empty(0, dtype=np.float32), *(each.weights for each in evidence)])
+    return Csr(indptr, rows, weights, n_columns=n_items)
