@@ -52,15 +52,16 @@ class ModelOptions:
     predictors: int = option(
         "of a regression: items that another may be foretold from", 100, metavar="N", minimum=1, maximum=5000
     )
-    penalty: float = option(
-        "of a regression, as a multiple of the mean weight of an item: larger for less data",
-        1.0,
+    penalty: float | None = option(
+        "of a regression, as a multiple of the mean weight of an item: larger for less data (default: 1, or 3 where "
+        "histories were taken together)",
+        None,
         metavar="X",
         minimum=1e-6,
         maximum=1e6,
     )
     size_damping: float | None = option(
-        "a basket, session or history of m items weighs m^-X (default: 0.5, or 0.3 where they have an order)",
+        "a basket, session or history of m items weighs m^-X (default: 0.5, or 0 where they have an order)",
         None,
         metavar="X",
         minimum=0,

@@ -25,7 +25,7 @@ from trainer.errors import TrainingDiverged
 from trainer.interactions import Interactions
 from trainer.journal import opened, require_same, run_again
 from trainer.model_options import NEIGHBOURS, PARTS_OF, REGRESSION, SESSIONS, ModelOptions
-from trainer.sparse_models import contexts_for, default_size_damping, is_ordered, learn_parts
+from trainer.sparse_models import contexts_for, default_penalty, default_size_damping, is_ordered, learn_parts
 
 _SEARCHED = (REGRESSION, NEIGHBOURS, SESSIONS)
 _NEIGHBOURS = 100
@@ -58,7 +58,8 @@ class Shop:
     has_baskets: bool
     is_ordered: bool
     size_damping: float
-    """Where nothing else is said."""
+    penalty: float
+    """These two where nothing else is said."""
 
     @classmethod
     def of(cls, train: Interactions, cases: Cases) -> Shop:
@@ -71,6 +72,7 @@ class Shop:
             has_baskets=train.baskets is not None and len(train.baskets) > 0,
             is_ordered=is_ordered(contexts),
             size_damping=default_size_damping(contexts),
+            penalty=default_penalty(train, _DEFAULTS),
         )
 
 
@@ -95,7 +97,7 @@ def search_parts(
                 continue
             study = optuna.create_study(storage=storage, study_name=part, direction="maximize", load_if_exists=True)
             require_same(study, identity, journal)
-            defaults = dataclasses.replace(_DEFAULTS, size_damping=shop.size_damping)
+            defaults = dataclasses.replace(_DEFAULTS, size_damping=shop.size_damping, penalty=shop.penalty)
             study.enqueue_trial({name: getattr(defaults, name) for name in space}, skip_if_exists=True)
             run_again(study)
             tried = _ended(study, part)

@@ -30,7 +30,9 @@ from trainer.threads import Threads
 
 NEWEST = 200
 """Items of a history that a query is made of, the newest: what bounds the cost of a user with thousands."""
-_UNORDERED_DAMPING, _ORDERED_DAMPING = 0.5, 0.3
+_UNORDERED_DAMPING, _ORDERED_DAMPING = 0.5, 0.0
+_BASKETS_PENALTY, _HISTORIES_PENALTY = 1.0, 3.0
+"""Where these come from: docs/quality.md, "Whether the defaults fit"."""
 _WINDOW = 30
 """Places beyond which items of a session are not together: from 5 to 100 nothing changed (retailrocket)."""
 _SHARPNESS = 1.5
@@ -59,11 +61,11 @@ def learn_parts(
             contexts = contexts_for(interactions, options)
         if contexts is not None and REGRESSION in neighbours:
             on_step(f"{REGRESSION}: foretelling each of {contexts.n_items:,} items from others")
-            learned.append(
-                _of_items(
-                    REGRESSION, item_regression(contexts, _regression_settings(options, neighbours[REGRESSION]), pool)
-                )
+            penalty = default_penalty(interactions, options) if options.penalty is None else options.penalty
+            settings = RegressionSettings(
+                candidates=options.predictors, neighbours=neighbours[REGRESSION], regularization=penalty
             )
+            learned.append(_of_items(REGRESSION, item_regression(contexts, settings, pool)))
         if contexts is not None and NEIGHBOURS in neighbours:
             on_step(f"{NEIGHBOURS}: counting pairs of {len(contexts):,} {_named(interactions, options)}")
             rows = _neighbours(contexts, interactions, options, neighbours[NEIGHBOURS], pool)
@@ -111,8 +113,9 @@ def _named(interactions: Interactions, options: ModelOptions) -> str:
     return "baskets" if _has_baskets(interactions) and options.contexts != "histories" else "histories"
 
 
-def _regression_settings(options: ModelOptions, neighbours: int) -> RegressionSettings:
-    return RegressionSettings(candidates=options.predictors, neighbours=neighbours, regularization=options.penalty)
+def default_penalty(interactions: Interactions, options: ModelOptions) -> float:
+    """That of a regression on baskets, or on histories."""
+    return _BASKETS_PENALTY if _named(interactions, options) == "baskets" else _HISTORIES_PENALTY
 
 
 def _neighbours(
