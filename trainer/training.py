@@ -73,9 +73,11 @@ def train_release(options: TrainOptions) -> str:
     if options.items is not None:
         _log.info("items\n%s", items.report.table())
     step(f"{interactions.n_users:,} users, {interactions.n_items:,} items, {interactions.n_entries:,} entries")
+    # What parts count is found with vectors that start from nothing: a warm start's few epochs would belittle them.
+    enough = max(options.epochs, AlsOptions().epochs) if previous is not None else options.epochs
     learned = learn(
         interactions,
-        options,
+        dataclasses.replace(options, epochs=enough),
         vectors=lambda: _vectors(interactions, options, previous, step),
         cut=lambda rule: options.split_events(options.events, rule),
         on_step=step,
