@@ -25,7 +25,6 @@ UNPRUNED = 500
 """Neighbours that are learned to compare with."""
 SIZES = (30, 50, 100, 200)
 _AT = 20
-_CASES = 500
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class _Top:
 
     def __init__(self, part: SparsePart, cases: Cases) -> None:
         self._recommender = Recommender(None, [replace(part, weight=BOTH)], np.ones(cases.n_items, dtype=np.bool_))
-        self._cases, self._asked = cases, list(enumerate(cases.evidence[:_CASES]))
+        self._cases, self._asked = cases, list(enumerate(cases.evidence))
         self.best: list[Found] = []
         for number, evidence in self._asked:
             out = NO_ROWS if cases.excluded is None else cases.excluded.row(number)[0]
