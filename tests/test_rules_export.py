@@ -42,7 +42,7 @@ def test_rules_are_those_of_counting_baskets_of_two_items_or_more(events, tmp_pa
     assert found.keys() == wanted.keys()
     for pair, values in found.items():
         assert values == pytest.approx(wanted[pair])
-    assert f"{len(wanted)} rules of 5 baskets, each of {least} or more" in capsys.readouterr().err
+    assert f"{len(wanted)} rules of 5 baskets, each pair in {least} or more" in capsys.readouterr().err
 
 
 def test_histories_are_counted_where_events_name_no_baskets(tmp_path, capsys):

@@ -229,7 +229,7 @@ def test_histories_are_the_contexts_where_they_are_asked_for():
         assert rows_of(only(both, name))[0].keys() == {1}
         assert rows_of(only(both, name, contexts="histories"))[0].keys() == {2}
     assert rows_of(only(both, SESSIONS, contexts="histories"))[0].keys() == {0, 2}
-    with pytest.raises(UsageError, match="no event names a basket"):
+    with pytest.raises(UsageError, match="found no basket of two items or more"):
         only(made([{0: 1.0, 2: 1.0}], n_items=4), NEIGHBOURS, contexts="baskets")
 
 

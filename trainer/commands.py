@@ -89,10 +89,11 @@ class Evaluate(LearnOptions):
         from trainer import als
         from trainer.learned import Learned
         from trainer.metrics import measure, parse_metrics
-        from trainer.models import learn
+        from trainer.models import learn, warn_of_what_has_no_effect
         from trainer.progress import Steps, training_progress
 
         metrics = parse_metrics(self.metrics or self._default_metrics())
+        warn_of_what_has_no_effect(self)
         if ALS not in PARTS_OF[self.model]:
             Learned(None).require_vectors(metrics)
         train, history, test = self._read_parts()

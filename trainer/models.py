@@ -7,6 +7,8 @@ Checked by tests/test_models.py.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,8 @@ from trainer.blending import Setting, equal_settings, find_settings, with_settin
 from trainer.errors import EvaluationError, NothingLeft
 from trainer.interactions import Interactions
 from trainer.learned import Learned
-from trainer.model_options import ALS, NEIGHBOURS, PARTS_OF, REGRESSION
+from trainer.model_options import ALS, NEIGHBOURS, PARTS_OF, REGRESSION, ModelOptions
+from trainer.options import AlsOptions
 from trainer.pruning import UNPRUNED, Pruning, choose_pruning, pruned
 from trainer.sparse_models import learn_parts
 from trainer.validation import AUTO, NONE, histories_of, rule_for, validation_of
@@ -31,8 +34,13 @@ if TYPE_CHECKING:
 
 _NEIGHBOURS = 100
 """Of an item, where nothing was held out to choose by."""
+_OF_VECTORS = (
+    "recall", "factory", "search_parameters", "index_seconds", "checkpoint", "early_stopping", "warm_start", "vectors",
+)  # fmt: skip
 _SCALED_USERS = 200
 """With so many histories the sizes of the parts' scores are found, where nothing was held out."""
+_log = logging.getLogger("nearcart")
+
 Say = Callable[[str], None]
 
 
@@ -119,3 +127,20 @@ def _with_ages(learned: Learned, interactions: Interactions, metrics: Mapping[st
     forgets = any(any(part.encoder.recency) for part in learned.sparse)
     ages = np.minimum(interactions.ages(), OLDEST).astype(np.uint16) if forgets else None
     return Learned(learned.embeddings, learned.sparse, learned.dense_weight, ages, metrics)
+
+
+def warn_of_what_has_no_effect(options: LearnOptions) -> None:
+    """In the log: options that were given and are about parts that the model does not have."""
+    others: tuple[str, ...] = ()
+    if options.model == ALS:
+        others = tuple(field.name for field in dataclasses.fields(ModelOptions) if field.name != "model")
+    elif ALS not in PARTS_OF[options.model]:
+        others = (*_OF_VECTORS, *(f.name for f in dataclasses.fields(AlsOptions) if f.name not in ("seed", "threads")))
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    changed = [
+        f"--{name.replace('_', '-')}"
+        for name in others
+        if name in defaults and getattr(options, name) != defaults[name]
+    ]
+    if changed:
+        _log.warning("without effect with --model %s: %s", options.model, ", ".join(changed))

@@ -22,7 +22,7 @@ from engine.ids import IdTable
 from engine.index import check_plan
 from engine.index_progress import SILENCE, IndexProgress
 from engine.measurement import MAX_QUERIES, Bags, bag, bags_of
-from engine.parts import AGES, DensePart
+from engine.parts import AGES, DensePart, part_names
 from engine.plan import IndexPlan
 from engine.release import Release
 from engine.repository import Repository
@@ -98,6 +98,11 @@ def fold_events_in(
     if not growth.is_kept.any():
         raise FoldInImpossible(f"{', '.join(map(str, events))}: found nothing new to fold in. {_told(described)}")
     on_step(_told(described))
+    others = [name for name in part_names(base.release.manifest) if name != part.name]
+    if others and described["items"]:
+        _log.warning(
+            "%s know nothing of the new items, which this release will hardly show: train again soon", ", ".join(others)
+        )
     contents = _contents(base, interactions, growth, n_events, events, items)
     user_ids, item_ids = contents.user_ids, contents.item_ids
     n_some = max(len(growth.changed), len(growth.touched))

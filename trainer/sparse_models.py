@@ -93,7 +93,10 @@ def contexts_for(interactions: Interactions, options: ModelOptions) -> Contexts:
     if options.contexts == "histories":
         interactions = dataclasses.replace(interactions, baskets=None)
     elif options.contexts == "baskets" and not _has_baskets(interactions):
-        raise UsageError("--contexts baskets: no event names a basket; name the column with --basket-column")
+        raise UsageError(
+            "--contexts baskets: found no basket of two items or more; name the column with --basket-column, or leave "
+            "--contexts away"
+        )
     half_life = options.context_half_life_days
     contexts = contexts_of(interactions, ContextSettings(options.history_weight, half_life_days=half_life))
     damping = options.size_damping

@@ -13,16 +13,18 @@ from engine.release import Release
 from engine.repository import Repository
 from trainer.als import Embeddings, train
 from trainer.checkpoint import STARTED_FROM, Checkpoint
+from trainer.choices import parse_split
 from trainer.early_stopping import ITEM_COPIES, METRIC, EarlyStopping
 from trainer.export import Alignment, align
 from trainer.interactions import Interactions, read_interactions
 from trainer.items import read_catalogue
 from trainer.memory import require_memory
-from trainer.model_options import ALS, PARTS_OF, ModelOptions
-from trainer.models import learn
+from trainer.model_options import ALS, PARTS_OF
+from trainer.models import learn, warn_of_what_has_no_effect
 from trainer.options import AlsOptions, TrainOptions
 from trainer.progress import Steps, index_progress, training_progress
 from trainer.publishing import publish_release
+from trainer.validation import AUTO, NONE
 from trainer.warm_start import (
     Previous,
     initial_items,
@@ -34,19 +36,19 @@ from trainer.warm_start import (
 
 _log = logging.getLogger("nearcart")
 
-_OF_VECTORS = (
-    "recall", "factory", "search_parameters", "index_seconds", "checkpoint", "early_stopping", "warm_start", "vectors",
-)  # fmt: skip
-
 
 def train_release(options: TrainOptions) -> str:
     """Train as the options say and publish; returns the release's id. Raises NearcartError."""
     als, columns = options.als(), options.columns()
-    _warn_of_what_has_no_effect(options)
     plan = IndexPlan(options.factory, options.search_parameters)
     check_plan(plan, als.factors)
     repository = Repository(options.releases)
-    previous = release_to_start_from(repository, options.warm_start, als.factors)
+    warn_of_what_has_no_effect(options)
+    if options.validation not in (AUTO, NONE):
+        parse_split(options.validation)
+    previous = None
+    if ALS in PARTS_OF[options.model]:
+        previous = release_to_start_from(repository, options.warm_start, als.factors)
     if options.checkpoint is not None:
         Checkpoint(options.checkpoint, details=_details(options, previous)).require_details()
     step = Steps(quiet=options.quiet)
@@ -108,19 +110,6 @@ def train_release(options: TrainOptions) -> str:
         Checkpoint(options.checkpoint).remove()
     step(f"published {options.releases / release_id}" + (", live" if options.promote else ", not promoted"))
     return release_id
-
-
-def _warn_of_what_has_no_effect(options: TrainOptions) -> None:
-    """In the log: options that were given and are about parts that the model does not have."""
-    others: tuple[str, ...] = ()
-    if options.model == ALS:
-        others = tuple(field.name for field in dataclasses.fields(ModelOptions) if field.name != "model")
-    elif ALS not in PARTS_OF[options.model]:
-        others = (*_OF_VECTORS, *(f.name for f in dataclasses.fields(AlsOptions) if f.name not in ("seed", "threads")))
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    changed = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name) != defaults[name]]
-    if changed:
-        _log.warning("without effect with --model %s: %s", options.model, ", ".join(changed))
 
 
 def _details(options: TrainOptions, previous: Previous | None) -> dict[str, Any]:
