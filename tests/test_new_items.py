@@ -27,10 +27,11 @@ from engine.errors import ReleaseCorrupt, ReleaseIncompatible
 from engine.fold_in import GROUP, fold_in
 from engine.parts import EXPORT_ROTATION, DensePart
 from engine.plan import IndexPlan
-from engine.queries import SimilarQuery, Source, UserQuery
+from engine.queries import CartQuery, SimilarQuery, Source, UserQuery
 from engine.release import Release
 from engine.repository import Repository
 from engine.retrieval import Snapshot
+from engine.sparse_part import read_sparse_parts
 from engine.vector_table import packed
 from trainer.errors import ColumnMissing, EventsUnreadable, FoldInImpossible, ItemsError, MemoryShort, NothingLeft
 from trainer.export import exported
@@ -513,3 +514,44 @@ def test_without_the_extra_train_the_command_says_what_to_install(trained, monke
 
 def test_the_entry_point_is_what_the_engine_calls(registered):
     assert fold_in() is fold_events_in
+
+
+@pytest.fixture(scope="module")
+def blended(store, tmp_path_factory):
+    """A blend of the same events, and with the events since folded in."""
+    root = tmp_path_factory.mktemp("blended") / "releases"
+    command = ["train", str(store.folder / "orders.csv"), "--releases", str(root), "--quiet", "--model", "blend"]
+    command += [text for role, name in COLUMNS.items() for text in (f"--{role}-column", name)]
+    command += ["--factors", "8", "--epochs", "6", "--threads", "1"]
+    assert main(command) == 0
+    repository = Repository(root)
+    base = Release(repository.current_path())
+    return SimpleNamespace(base=base, release=fold(repository, store.folder / "since.csv"))
+
+
+def test_parts_beside_vectors_stay_as_they_were_and_new_items_have_no_rows_in_them(blended):
+    before, after = (read_sparse_parts(each) for each in (blended.base, blended.release))
+    assert len(before) > 0
+    for old, new in zip(before, after, strict=True):
+        assert (old.name, old.weight, old.encoder.recency) == (new.name, new.weight, new.encoder.recency)
+        for name, array in old.memory.arrays().items():
+            np.testing.assert_array_equal(array, new.memory.arrays()[name])
+    assert blended.release.manifest["sizes"]["items"] > blended.base.manifest["sizes"]["items"]
+
+
+def test_a_blend_that_events_were_folded_into_answers_with_all_its_parts(blended):
+    snapshot = Snapshot.open(blended.release.directory)
+    (cart,) = snapshot.recommend_for_carts([CartQuery(["a03", "copy"], limit=10, shares=True)])
+    assert len(cart.item_ids) == 10
+    np.testing.assert_allclose(cart.shares.sum(axis=1), cart.scores, rtol=1e-4, atol=1e-6)
+    vectors_alone = [part["name"] for part in blended.release.manifest["parts"] if part["name"] != "als"]
+    (alone,) = snapshot.recommend_for_carts([CartQuery(["copy"], limit=10, without_parts=vectors_alone)])
+    assert "a03" in alone.item_ids
+    (user,) = snapshot.recommend_for_users([UserQuery("k00", limit=5)])
+    assert user.source is Source.PERSONAL
+
+
+def test_who_folds_into_a_blend_is_told_what_new_items_lack(blended, store, tmp_path, caplog):
+    repository = Repository(shutil.copytree(blended.base.directory.parent, tmp_path / "releases"))
+    fold(repository, store.folder / "since.csv", release_id=blended.base.release_id)
+    assert any("know nothing of the new items" in record.message for record in caplog.records)
