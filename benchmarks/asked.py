@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evidence import Evidence
-from engine.histories import NO_ROWS
+from engine.evidence import NO_ROWS, Evidence
 from engine.kinds import ByKind, Kind
 from trainer.blending import Found, Setting, find_settings, with_settings
 from trainer.cases import Cases

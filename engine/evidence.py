@@ -12,6 +12,8 @@ from engine.errors import ReleaseCorrupt
 OLDEST = 65_535
 """The age of an item that is so old or older: ages are stored in 16 bits."""
 
+NO_ROWS: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ReleaseCorrupt
-from engine.evidence import Evidence, require_rows
+from engine.evidence import NO_ROWS, Evidence, require_rows
 from engine.parts import AGES, Sizes
 from engine.release import Draft, Release
 
 _INDPTR, _ROWS, _VALUES = "users/history.indptr", "users/history.indices", "users/history.values"
-NO_ROWS: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 NO_EVIDENCE = Evidence.of_rows(NO_ROWS)
 
 

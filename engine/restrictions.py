@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.evidence import NO_ROWS
 from engine.ids import IdTable
 from engine.masks import Masks
 from engine.queries import CartQuery, SimilarQuery, UserQuery
@@ -26,7 +27,6 @@ FEW_DENIED = 512
 1,024 .21 and .13 ms."""
 
 Rows = NDArray[np.int32]
-NO_ROWS: Rows = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)

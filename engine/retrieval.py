@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from engine.attributes import read_attributes
 from engine.columns import column_of
 from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser, Violation
-from engine.evidence import Evidence, require_rows
+from engine.evidence import NO_ROWS, Evidence, require_rows
 from engine.histories import NO_EVIDENCE, Histories
 from engine.ids import IdTable, StringTable, slots_for
 from engine.index import Index
@@ -29,7 +29,7 @@ from engine.parts import Sizes
 from engine.queries import MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.recommender import DenseMemory, Query, Recommender
 from engine.release import Release
-from engine.restrictions import NO_ROWS, Allowed, Restrictions, Rows
+from engine.restrictions import Allowed, Restrictions, Rows
 from engine.scoring import Found
 from engine.sparse_part import read_sparse_parts
 

@@ -17,10 +17,11 @@ from engine.evidence import Evidence
 from engine.kinds import ByKind
 from engine.recommender import Recommender
 from engine.session_encoder import SessionEncoder
+from trainer.contexts import is_ordered
 from trainer.interactions import Baskets
 from trainer.learned import BOTH
 from trainer.model_options import NEIGHBOURS, PARTS_OF, REGRESSION, REPEAT, SESSIONS, ModelOptions
-from trainer.sparse_models import NEWEST, is_ordered, learn_parts
+from trainer.sparse_models import NEWEST, learn_parts
 
 EVERY = (REGRESSION, NEIGHBOURS, SESSIONS, REPEAT)
 N_ITEMS, GROUP = 24, 4

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.histories import NO_ROWS
 from engine.index import Index
 from engine.kinds import ByKind, Kind
 from engine.recommender import DenseMemory, Recommender
@@ -232,7 +231,7 @@ class _Table:
         """Ask each part alone for its best, then for its scores of what all of them found."""
         rows, columns, hits = [], [], []
         for number, evidence in enumerate(cases.evidence):
-            out = NO_ROWS if cases.excluded is None else cases.excluded.row(number)[0]
+            out = cases.excluded_rows(number)
             user = -1 if cases.users is None else int(cases.users[number])
             queries = [part.query(evidence, cases.kind, user=user) for part in parts.values()]
             best = [

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.evidence import NO_ROWS
 from engine.histories import Histories
 from engine.parts import Sizes
 from engine.plan import IndexPlan
@@ -22,7 +23,6 @@ from engine.sparse_part import read_sparse_parts
 
 Rows = NDArray[np.int32]
 
-_NO_ROWS: Rows = np.empty(0, dtype=np.int32)
 _NO_SCORES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 
@@ -62,7 +62,7 @@ class BulkAnswers:
         """The answers for the users of the rows from start to stop, computed by the calling thread alone."""
         histories = [self._histories.of(user, self._n_items) for user in range(start, stop)]
         personal = np.array([each.is_liked for each in histories], dtype=np.bool_)
-        excluded = [_NO_ROWS if self._repeats else each.rows for each in histories]
+        excluded = [NO_ROWS if self._repeats else each.rows for each in histories]
         asked = np.flatnonzero(personal).tolist()
         queries = [self._recommender.query(histories[place], "user", user=start + place) for place in asked]
         found = iter(self._recommender.search(queries, self._limit, [excluded[place] for place in asked], None))
@@ -72,7 +72,7 @@ class BulkAnswers:
         ]
         return Block(
             np.array([len(rows) for rows, _ in answers], dtype=np.int64),
-            np.concatenate([_NO_ROWS, *(rows for rows, _ in answers)]),
+            np.concatenate([NO_ROWS, *(rows for rows, _ in answers)]),
             np.concatenate([_NO_SCORES, *(scores for _, scores in answers)]),
             personal,
         )

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evidence import OLDEST, Evidence
+from engine.evidence import NO_ROWS, OLDEST, Evidence
 from engine.histories import Histories
 from engine.kinds import Kind
 from trainer.errors import EvaluationError
@@ -53,6 +53,10 @@ class Cases:
     def n_items(self) -> int:
         """Items of the training."""
         return len(self.held_out.prices)
+
+    def excluded_rows(self, number: int) -> NDArray[np.int32]:
+        """What must not be listed for a query."""
+        return NO_ROWS if self.excluded is None else self.excluded.row(number)[0]
 
 
 def cases_of(
@@ -170,7 +174,7 @@ def session_cases(train: Interactions, test: Interactions) -> Cases:
 def _baskets(train: Interactions, test: Interactions) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """The known items of each basket of the test, by training row, and their places. Dislikes are in none."""
     known = train.item_ids.rows_of(test.item_ids.strings)
-    if test.baskets is not None and len(test.baskets):
+    if test.baskets:
         indptr, items, places = test.baskets.indptr, test.baskets.indices, test.baskets.places
         rows = known[items].astype(np.int32)
     else:

@@ -103,7 +103,7 @@ def contexts_of(interactions: Interactions, settings: ContextSettings = ContextS
     """Baskets, histories or both, weighed as the settings say. Raises UsageError for a half-life without times."""
     baskets = interactions.baskets
     parts = []
-    if baskets is not None and len(baskets):
+    if baskets:
         parts.append(of_baskets(baskets, interactions.n_items, settings.most_items))
     if settings.history_weight > 0 or not parts:
         histories = of_histories(interactions, settings.most_items)
@@ -113,6 +113,16 @@ def contexts_of(interactions: Interactions, settings: ContextSettings = ContextS
     if settings.half_life_days is not None:
         contexts = contexts.decayed(settings.half_life_days)
     return contexts.damped(settings.size_damping) if settings.size_damping > 0 else contexts
+
+
+def is_ordered(contexts: Contexts) -> bool:
+    """Whether items of most contexts with two or more came one after another."""
+    starts, sizes = contexts.indptr[:-1], np.diff(contexts.indptr)
+    several = sizes > 1
+    if not several.any():
+        return False
+    last = contexts.places[contexts.indptr[1:][several] - 1]
+    return bool((last > contexts.places[starts[several]]).mean() > 0.5)
 
 
 def of_baskets(baskets: Baskets, n_items: int, most_items: int = ContextSettings.most_items) -> Contexts:

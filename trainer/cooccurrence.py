@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from numba import int64, njit, types
 from numpy.typing import NDArray
-from scipy import sparse
 
 from engine.errors import UsageError
 from engine.signatures import (
@@ -31,6 +30,7 @@ from engine.signatures import (
     int64_out,
 )
 from trainer.contexts import Contexts
+from trainer.interactions import entries_by_column
 from trainer.threads import Threads
 
 _BLOCK_PAIRS = 1 << 20
@@ -101,12 +101,9 @@ class ByItem:
     def of(cls, contexts: Contexts) -> ByItem:
         """Which contexts hold each item, and where."""
         sizes = np.diff(contexts.indptr)
-        offsets = (np.arange(len(contexts.indices)) - np.repeat(contexts.indptr[:-1], sizes)).astype(np.int32)
-        arrays = (offsets, contexts.indices, contexts.indptr)
-        turned = sparse.csr_matrix(arrays, shape=(len(contexts), contexts.n_items)).tocsc()
+        indptr, numbers, offsets = entries_by_column(contexts.indptr, contexts.indices, contexts.n_items)
         pairs = np.bincount(contexts.indices, np.repeat(sizes, sizes), minlength=contexts.n_items)
-        numbers = turned.indices.astype(np.int32, copy=False)
-        return cls(turned.indptr.astype(np.int64), numbers, turned.data, pairs.astype(np.int64) + _ROW_PAIRS)
+        return cls(indptr, numbers, offsets, pairs.astype(np.int64) + _ROW_PAIRS)
 
     def blocks(self, extra_costs: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Bounds of rows that cost about the same, together with `extra_costs` int64 (n_items,)."""

@@ -165,6 +165,18 @@ def dense_ranks(indptr: NDArray[np.int64], keys: NDArray[Any]) -> NDArray[np.int
     return ranks
 
 
+def entries_by_column(
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Of each column the rows that hold it, rising, and where in each: indptr int64 (n_columns + 1,), rows and places.
+
+    Place p of row r is entry indptr[r] + p; rows and places are int32 (entries,).
+    """
+    places = (np.arange(len(indices)) - np.repeat(indptr[:-1], np.diff(indptr))).astype(np.int32)
+    turned = sparse.csr_matrix((places, indices, indptr), shape=(len(indptr) - 1, n_columns)).tocsc()
+    return turned.indptr.astype(np.int64), turned.indices.astype(np.int32, copy=False), turned.data
+
+
 def read_interactions(
     sources: Sequence[str],
     columns: EventColumns = EventColumns(),  # noqa: B008 - frozen

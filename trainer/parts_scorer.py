@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evidence import Evidence
-from engine.histories import NO_ROWS, Histories
+from engine.evidence import NO_ROWS, Evidence
+from engine.histories import Histories
 from engine.kinds import Kind
 from engine.sparse_scan import add_rows
 from trainer.cases import Cases

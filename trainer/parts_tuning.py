@@ -21,11 +21,12 @@ from optuna.trial import Trial, TrialState
 
 from trainer.blending import best_recency
 from trainer.cases import Cases
+from trainer.contexts import is_ordered
 from trainer.errors import TrainingDiverged
 from trainer.interactions import Interactions
 from trainer.journal import opened, require_same, run_again
 from trainer.model_options import NEIGHBOURS, PARTS_OF, REGRESSION, SESSIONS, ModelOptions
-from trainer.sparse_models import contexts_for, default_penalty, default_size_damping, is_ordered, learn_parts
+from trainer.sparse_models import contexts_for, default_penalty, default_size_damping, learn_parts
 
 _SEARCHED = (REGRESSION, NEIGHBOURS, SESSIONS)
 _NEIGHBOURS = 100
@@ -69,7 +70,7 @@ class Shop:
             train,
             cases,
             has_times=not bool(np.isnan(train.last_times).all()),
-            has_baskets=train.baskets is not None and len(train.baskets) > 0,
+            has_baskets=bool(train.baskets),
             is_ordered=is_ordered(contexts),
             size_damping=default_size_damping(contexts),
             penalty=default_penalty(train, _DEFAULTS),

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.histories import NO_ROWS
 from engine.recall import recall_of
 from engine.recommender import Recommender
 from engine.scoring import Found
@@ -66,7 +65,7 @@ class _Top:
         self._cases, self._asked = cases, list(enumerate(cases.evidence))
         self.best: list[Found] = []
         for number, evidence in self._asked:
-            out = NO_ROWS if cases.excluded is None else cases.excluded.row(number)[0]
+            out = cases.excluded_rows(number)
             query = self._recommender.query(evidence, cases.kind)
             rows, scores = self._recommender.search([query], _AT, [out], None)[0]
             self.best.append((rows[scores != 0], scores[scores != 0]))

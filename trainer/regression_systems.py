@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numba import int64, njit, types
 from numpy.typing import NDArray
-from scipy import sparse
 
 from engine.signatures import (
     FASTMATH,
@@ -28,7 +27,7 @@ from engine.signatures import (
 )
 from trainer.contexts import Contexts
 from trainer.cooccurrence import CONTEXTS_IN, UNORDERED, ByItem, Scratch, count_row, kernel_arrays
-from trainer.interactions import Csr
+from trainer.interactions import Csr, entries_by_column
 from trainer.threads import Threads
 
 _ROOM_FLOATS = 1 << 28
@@ -65,14 +64,10 @@ class Systems:
     def of(cls, candidates: Csr) -> Systems:
         """Row j of `candidates` has the candidates of target j as columns."""
         sizes = np.diff(candidates.indptr)
-        places = (np.arange(candidates.n_entries) - np.repeat(candidates.indptr[:-1], sizes)).astype(np.int32)
-        arrays = (places, candidates.indices, candidates.indptr)
-        turned = sparse.csr_matrix(arrays, shape=(candidates.n_rows, candidates.n_columns)).tocsc()
-        targets = turned.indices.astype(np.int32, copy=False)
+        of_sources = entries_by_column(candidates.indptr, candidates.indices, candidates.n_columns)
         # A target's packed lower triangle, row by row, and then its right side.
         rooms = np.append(0, np.cumsum(sizes * (sizes + 1) // 2 + sizes))
-        turned_indptr = turned.indptr.astype(np.int64)
-        return cls(candidates.indptr, candidates.indices, turned_indptr, targets, turned.data, rooms)
+        return cls(candidates.indptr, candidates.indices, *of_sources, rooms)
 
     def arrays(
         self,

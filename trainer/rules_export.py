@@ -35,5 +35,5 @@ def export_rules(interactions: Interactions, path: Path, min_count: int, threads
     }
     with replacing(path, _OUTCOME) as beside:
         parquet.write_table(pa.table(columns), beside)
-    what = "baskets" if interactions.baskets is not None and len(interactions.baskets) else "histories"
+    what = "baskets" if interactions.baskets else "histories"
     return f"{path}: {len(rules):,} rules of {len(contexts):,} {what}, each pair in {min_count:,} or more"

@@ -18,7 +18,7 @@ from engine.kinds import ByKind
 from engine.session_encoder import SessionEncoder
 from engine.sparse_memory import SparseMemory
 from engine.sparse_part import SparsePart
-from trainer.contexts import Contexts, ContextSettings, contexts_of
+from trainer.contexts import Contexts, ContextSettings, contexts_of, is_ordered
 from trainer.cooccurrence import UNORDERED, Order
 from trainer.interactions import Csr, Interactions
 from trainer.item_neighbours import NeighbourSettings, item_neighbours
@@ -78,21 +78,11 @@ def learn_parts(
     return tuple(learned)
 
 
-def is_ordered(contexts: Contexts) -> bool:
-    """Whether items of most contexts with two or more came one after another."""
-    starts, sizes = contexts.indptr[:-1], np.diff(contexts.indptr)
-    several = sizes > 1
-    if not several.any():
-        return False
-    last = contexts.places[contexts.indptr[1:][several] - 1]
-    return bool((last > contexts.places[starts[several]]).mean() > 0.5)
-
-
 def contexts_for(interactions: Interactions, options: ModelOptions) -> Contexts:
     """Baskets, or histories where there are none, weighed."""
     if options.contexts == "histories":
         interactions = dataclasses.replace(interactions, baskets=None)
-    elif options.contexts == "baskets" and not _has_baskets(interactions):
+    elif options.contexts == "baskets" and not interactions.baskets:
         raise UsageError(
             "--contexts baskets: found no basket of two items or more; name the column with --basket-column, or leave "
             "--contexts away"
@@ -108,12 +98,8 @@ def default_size_damping(contexts: Contexts) -> float:
     return _ORDERED_DAMPING if is_ordered(contexts) else _UNORDERED_DAMPING
 
 
-def _has_baskets(interactions: Interactions) -> bool:
-    return interactions.baskets is not None and len(interactions.baskets) > 0
-
-
 def _named(interactions: Interactions, options: ModelOptions) -> str:
-    return "baskets" if _has_baskets(interactions) and options.contexts != "histories" else "histories"
+    return "baskets" if interactions.baskets and options.contexts != "histories" else "histories"
 
 
 def default_penalty(interactions: Interactions, options: ModelOptions) -> float:

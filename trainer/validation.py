@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.cases import Cases, cart_cases, chosen, session_cases, user_cases
+from trainer.contexts import is_ordered, of_baskets
 from trainer.errors import EvaluationError
 from trainer.interactions import Interactions
 from trainer.splits import Split
@@ -38,7 +39,7 @@ def rule_for(interactions: Interactions) -> str:
     baskets = interactions.baskets
     if np.isnan(interactions.last_times).all():
         return "random:0.1"
-    if baskets is None or not len(baskets):
+    if not baskets:
         return "last"
     known = baskets.seconds[~np.isnan(baskets.seconds)]
     n_again = int(np.count_nonzero(np.bincount(baskets.user_rows) > 1))
@@ -56,8 +57,9 @@ def validation_of(split: Split, *, most: int, seed: int) -> Validation:
     train, test = split.train, split.test
     found, repeats = [], None
     try:
-        if test.baskets is not None and len(test.baskets):
-            carts = session_cases(train, test) if _is_ordered(test) else cart_cases(train, test, share=0.0, seed=seed)
+        if test.baskets:
+            is_session = is_ordered(of_baskets(test.baskets, test.n_items))
+            carts = session_cases(train, test) if is_session else cart_cases(train, test, share=0.0, seed=seed)
             found.append(_drawn(carts, most, seed))
     except EvaluationError:
         pass
@@ -71,13 +73,6 @@ def validation_of(split: Split, *, most: int, seed: int) -> Validation:
     return Validation(enough, repeats if is_repeated else None)
 
 
-def _is_ordered(test: Interactions) -> bool:
-    """Whether items of most baskets came one after another."""
-    baskets = test.baskets
-    assert baskets is not None
-    return bool((np.maximum.reduceat(baskets.places, baskets.indptr[:-1]) > 0).mean() > 0.5)
-
-
 def histories_of(interactions: Interactions, *, most: int, seed: int) -> Cases:
     """Users with what they have. Raises EvaluationError where nobody likes anything."""
     return _drawn(user_cases(interactions, interactions, repeats=False), most, seed)
@@ -85,9 +80,8 @@ def histories_of(interactions: Interactions, *, most: int, seed: int) -> Cases:
 
 def _only_new(cases: Cases) -> Cases:
     """Without what the user has, which is not listed; users who take nothing else are left out."""
-    assert cases.excluded is not None
     items = [
-        np.setdiff1d(rows, cases.excluded.row(number)[0]).astype(np.int32)
+        np.setdiff1d(rows, cases.excluded_rows(number)).astype(np.int32)
         for number, rows in enumerate(cases.held_out.items)
     ]
     sizes = np.array([len(rows) for rows in items], dtype=np.int64)
