@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 
-import grpc
 from nearcart.v1 import admin_pb2 as wire
-from nearcart.v1 import admin_pb2_grpc as wire_grpc
 
+from engine.calls import Calls
 from engine.holder import LoadState, SnapshotHolder, Verification
+from engine.methods import Answerer, methods_of
 from engine.requests import Check
-from engine.statuses import Traffic
 
-NAME = wire.DESCRIPTOR.services_by_name["AdminService"].full_name
+_SERVICE = wire.DESCRIPTOR.services_by_name["AdminService"]
+NAME = _SERVICE.full_name
 """The service's full name, as health and reflection use it."""
 _LOAD_STATES = {
     LoadState.IDLE: wire.LOAD_STATE_IDLE,
@@ -32,17 +32,19 @@ _VERIFICATIONS = {
 }
 
 
-class AdminService(wire_grpc.AdminServiceServicer):
-    """Changes and shows what the holder serves; `traffic` counts the calls of RecommendationService."""
+class AdminService:
+    """Changes and shows what the holder serves; `calls` are those of RecommendationService."""
 
-    def __init__(self, holder: SnapshotHolder, traffic: Traffic) -> None:
+    def __init__(self, holder: SnapshotHolder, calls: Calls) -> None:
         self._holder = holder
-        self._traffic = traffic
+        self._calls = calls
         self._started = time.monotonic()
 
-    def PromoteRelease(  # noqa: N802 - the wire's name, as are the others
-        self, request: wire.PromoteReleaseRequest, context: grpc.ServicerContext
-    ) -> wire.PromoteReleaseResponse:
+    def methods(self) -> dict[str, Answerer]:
+        """Every RPC, by its path."""
+        return methods_of(_SERVICE, self)
+
+    def PromoteRelease(self, request: wire.PromoteReleaseRequest) -> wire.PromoteReleaseResponse:  # noqa: N802
         """See the .proto."""
         check = Check()
         release_id = check.id("release_id", request.release_id)
@@ -50,22 +52,16 @@ class AdminService(wire_grpc.AdminServiceServicer):
         self._holder.promote(release_id)
         return wire.PromoteReleaseResponse(release_id=release_id)
 
-    def RollbackRelease(  # noqa: N802
-        self, request: wire.RollbackReleaseRequest, context: grpc.ServicerContext
-    ) -> wire.RollbackReleaseResponse:
+    def RollbackRelease(self, request: wire.RollbackReleaseRequest) -> wire.RollbackReleaseResponse:  # noqa: N802
         """See the .proto."""
         return wire.RollbackReleaseResponse(release_id=self._holder.rollback())
 
-    def ReloadRelease(  # noqa: N802
-        self, request: wire.ReloadReleaseRequest, context: grpc.ServicerContext
-    ) -> wire.ReloadReleaseResponse:
+    def ReloadRelease(self, request: wire.ReloadReleaseRequest) -> wire.ReloadReleaseResponse:  # noqa: N802
         """See the .proto."""
         loaded = self._holder.reload(damaged_too=True)
         return wire.ReloadReleaseResponse(release_id=self._holder.status.release_id, loaded=loaded)
 
-    def GetStatus(  # noqa: N802
-        self, request: wire.GetStatusRequest, context: grpc.ServicerContext
-    ) -> wire.GetStatusResponse:
+    def GetStatus(self, request: wire.GetStatusRequest) -> wire.GetStatusResponse:  # noqa: N802
         """See the .proto."""
         status = self._holder.status
         response = wire.GetStatusResponse(
@@ -75,8 +71,8 @@ class AdminService(wire_grpc.AdminServiceServicer):
             verification=_VERIFICATIONS[status.verification],
             last_error=status.last_error,
             uptime_seconds=time.monotonic() - self._started,
-            in_flight=self._traffic.in_flight,
-            answered=self._traffic.answered,
+            in_flight=self._calls.in_flight,
+            answered=self._calls.metrics.n_calls,
         )
         if status.loaded_at is not None:
             response.loaded_at.FromDatetime(status.loaded_at)

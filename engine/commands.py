@@ -47,8 +47,26 @@ class Serve:
     metrics_address: str = option("where GET /metrics answers, for Prometheus; '' is nowhere", "", metavar="HOST:PORT")
     workers: int = option("worker processes; this version runs one", 1, metavar="N", minimum=1)
     device: str = option("where to search: auto takes the best there is", "auto", choices=("auto", "cpu", "gpu"))
+    transport: str = option(
+        "grpcio does everything; native (pip install 'nearcart[native]') is faster, and plaintext only",
+        "grpcio",
+        choices=("grpcio", "native"),
+    )
     concurrency: int = option(
         "queries answered at the same time, each by a thread", 4, metavar="N", minimum=1, maximum=1024
+    )
+    max_in_flight: int = option(
+        "calls under way, waiting ones included; more are refused", 1024, metavar="N", minimum=1, maximum=1 << 20
+    )
+    max_concurrent_streams: int = option(
+        "calls under way of one connection; clients hold back more", 1024, metavar="N", minimum=1, maximum=1 << 20
+    )
+    max_connection_age_seconds: float = option(
+        "age at which clients are asked to connect anew, so that new replicas get work; 0 is never",
+        0.0,
+        metavar="S",
+        minimum=0,
+        maximum=86_400,
     )
     drain_seconds: float = option(
         "wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0, maximum=3600
@@ -87,7 +105,11 @@ class Serve:
                 address=self.address,
                 admin_address=self.admin_address,
                 metrics_address=self.metrics_address,
+                transport=self.transport,
                 threads=self.concurrency,
+                max_in_flight=self.max_in_flight,
+                max_concurrent_streams=self.max_concurrent_streams,
+                max_connection_age_seconds=self.max_connection_age_seconds,
                 drain_seconds=self.drain_seconds,
                 poll_seconds=self.poll_seconds,
                 max_message_bytes=self.max_message_bytes,

@@ -8,8 +8,9 @@ become rows and rows become ids. Checked by tests/test_ids.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numba import int32, int64, njit, uint64
@@ -86,6 +87,48 @@ class StringTable:
         )
 
 
+class Ids(Sequence[str]):
+    """The ids of some rows, in their order: strings when they are looked at, and bytes of a message without that."""
+
+    def __init__(self, table: StringTable, rows: NDArray[np.int32]) -> None:
+        self.table, self.rows = table, rows
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> Ids:
+        """Of strings; those that are such ids already pass."""
+        return ids if isinstance(ids, Ids) else cls(StringTable.of(ids), np.arange(len(ids), dtype=np.int32))
+
+    @classmethod
+    def joined(cls, each: Sequence[Ids]) -> Ids:
+        """Those of several, one after the other."""
+        if all(ids.table is each[0].table for ids in each):
+            return cls(each[0].table, np.concatenate([ids.rows for ids in each]))
+        return cls.of([id_ for ids in each for id_ in ids])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Ids: ...
+    def __getitem__(self, place: int | slice) -> str | Ids:
+        if isinstance(place, slice):
+            return Ids(self.table, self.rows[place])
+        return self.table[int(self.rows[place])]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table.take(self.rows))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
 @dataclass(frozen=True)
 class IdTable:
     """Unique ids by row, and rows by id: `slots` int32 (power of two >= 2 n,) holds rows, -1 where empty."""
@@ -116,9 +159,9 @@ class IdTable:
     def __getitem__(self, row: int) -> str:
         return self.strings[row]
 
-    def take(self, rows: NDArray[np.integer]) -> list[str]:
+    def take(self, rows: NDArray[np.int32]) -> Ids:
         """The ids of several rows, in the order of `rows`."""
-        return self.strings.take(rows)
+        return Ids(self.strings, rows)
 
     def row(self, id_: str) -> int:
         """The row of an id, -1 where the table does not hold it."""
@@ -198,6 +241,14 @@ def _find_slot(data, offsets, slots, wanted, start, stop, slot):  # type: ignore
                     return slot
         slot = (slot + 1) & mask
     return np.int64(-1)
+
+
+@njit(int64(bytes_in, int64_in, int32_in, bytes_in, int64, int64), nogil=True, cache=True)
+def find_row(data, offsets, slots, wanted, start, stop):  # type: ignore[no-untyped-def]
+    """The row of the id wanted[start:stop], -1 where there is none."""
+    first = np.int64(_hash(wanted, start, stop) & np.uint64(len(slots) - 1))
+    found = _find_slot(data, offsets, slots, wanted, start, stop, first)
+    return max(np.int64(-1), np.int64(slots[found])) if found >= 0 else np.int64(-1)
 
 
 @njit(int32(bytes_in, int64_in, int32_out), nogil=True, cache=True)

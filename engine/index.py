@@ -24,6 +24,7 @@ from engine.quantized_table import QuantizedTable, build_quantized, require_quan
 from engine.recall import recall_of
 from engine.release import INDEX_FILE, Draft
 from engine.scoring import Found, best_of_rows
+from engine.stacked import Slices, Stacked
 from engine.stored_arrays import Files, reader
 from engine.vector_table import Vectors, table_of
 
@@ -87,10 +88,12 @@ class Index:
         self._matrix_queries = plan.matrix_queries
         table = _table(files, vectors)
         self.pruned = PrunedSearch(vectors, table)
+        self._quantized: QuantizedSearch | None = None
         self._fast: Callable[[NDArray[np.float32], int, NDArray[np.int32]], Found | None] | None = None
         if plan.bits:
             codes = QuantizedTable.read(reader(files, QUANTIZED_TABLE), len(vectors), vectors.shape[1], plan.bits)
-            self._fast = QuantizedSearch(vectors, table, codes, plan, self._available).search
+            self._quantized = QuantizedSearch(vectors, table, codes, plan, self._available)
+            self._fast = self._quantized.search
         elif not plan.is_exact:
             self._fast = FaissSearch(files.verified_path(INDEX_FILE), vectors, plan, self._available).search
         self.is_exact = self._fast is None
@@ -123,6 +126,18 @@ class Index:
             found = self._fast(query, k, rows)
             answers.append(self.exact(query[np.newaxis], k, [rows])[0] if found is None else found)
         return answers
+
+    def each(self, queries: NDArray[np.float32], k: int, excluded: Slices) -> Stacked:
+        """As `search` without a filter, with nothing of Python between one query and the next. k is at least 1."""
+        if self._quantized is not None and len(queries) < self._matrix_queries:
+            found = self._quantized.each(queries, k, excluded)
+            again = np.flatnonzero(found.sizes < 0)
+            for i in again.tolist():
+                found[i] = self.exact(queries[i : i + 1], k, [excluded[i]])[0]
+            return found
+        if self._fast is None and len(queries) < self._matrix_queries:
+            return self.pruned.each(queries, k, excluded, self._available)
+        return Stacked.of(self.search(queries, k, [excluded[i] for i in range(len(queries))]), k)
 
     def exact(
         self,

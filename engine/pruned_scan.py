@@ -196,6 +196,33 @@ def search_one(  # type: ignore[no-untyped-def]
 @njit(
     [
         types.void(
+            codes_in, float32_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
+            float32_rows_in, int8_rows_in, float32_in, float32_rows_in, float32_in, float32_rows_in, float32,
+            booleans_in, int32_in, int64_in, int64_in, int32_rows_out, float32_rows_out, int64_out,
+        )
+        for codes_in in VECTORS_IN
+    ],
+    nogil=True, cache=True, fastmath=FASTMATH,
+)  # fmt: skip
+def search_each(  # type: ignore[no-untyped-def]
+    codes, scales, order, block_norms, head_codes, head_scales, head_errors, tail_norms, tail_codes, tail_scales,
+    rest_norms, errors, queries, underflow, allowed, excluded, starts, stops, rows, scores, sizes,
+):  # fmt: skip
+    """search_one for each of queries float32 (m, d): excluded int32, of query i those from starts[i] to stops[i].
+
+    Written to rows int32 (m, k), scores float32 (m, k) and sizes int64 (m,).
+    """
+    for i in range(len(queries)):
+        sizes[i] = search_one(
+            codes, scales, order, block_norms, head_codes, head_scales, head_errors, tail_norms, tail_codes,
+            tail_scales, rest_norms, errors, queries[i], underflow, allowed, excluded[starts[i] : stops[i]], rows[i],
+            scores[i], 0,
+        )  # fmt: skip
+
+
+@njit(
+    [
+        types.void(
             float32_rows_in, int32_in, codes_in, float32_in, float32_rows_in, int64_in, float32_in, booleans_in,
             int32_in, int64_in, int32_rows_out, float32_rows_out, int64_out,
         )

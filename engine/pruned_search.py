@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.pruned_scan import BLOCK, search_one, take_products
+from engine.pruned_scan import BLOCK, search_each, search_one, take_products
 from engine.pruned_table import PrunedTable, rounding, underflow
 from engine.scoring import Found
+from engine.stacked import Slices, Stacked
 from engine.vector_table import Vectors, table_of
 
 _MOST_ROWS = 512
@@ -62,6 +63,18 @@ class PrunedSearch:
             rows, scores, size,
         )  # fmt: skip
         return int(found)
+
+    def each(
+        self, queries: NDArray[np.float32], k: int, excluded: Slices, allowed: NDArray[np.bool_] | None
+    ) -> Stacked:
+        """`one` of each of queries float32 (m, d)."""
+        found = Stacked.empty(len(queries), k)
+        search_each(
+            self._vectors.codes, self._vectors.scales, *self._arrays, queries, self._underflow,
+            _ALL if allowed is None else allowed, excluded.values, excluded.starts, excluded.stops,
+            found.rows, found.scores, found.sizes,
+        )  # fmt: skip
+        return found
 
     def many(
         self,

@@ -36,6 +36,9 @@ from engine.signatures import (
     float64_out,
     int32_in,
     int32_out,
+    int32_rows_out,
+    int64_in,
+    int64_out,
 )
 from engine.table_lookups import ENTRIES, MOST_ENTRY, ROWS, lowest_bit, passing_rows
 
@@ -176,3 +179,29 @@ def search_codes(  # type: ignore[no-untyped-def]
             if size == k:
                 least = np.float32(np.float64(scores[k - 1]) / length)
     return size
+
+
+@njit(
+    [
+        types.void(
+            codes_in, float32_in, int32_in, float32_rows_in, bytes_blocks_in, float32_rows_in, float32_rows_in,
+            float32_rows_in, float32_rows_in, float32, float32, booleans_in, int32_in, int64_in, int64_in,
+            int32_rows_out, float32_rows_out, int64_out,
+        )
+        for codes_in in VECTORS_IN
+    ],
+    nogil=True, cache=True, fastmath=FASTMATH,
+)  # fmt: skip
+def search_codes_of_each(  # type: ignore[no-untyped-def]
+    vectors, scales, order, block_norms, codes, factors, signs, patterns, queries, margin, reach, allowed, excluded,
+    starts, stops, rows, scores, sizes,
+):  # fmt: skip
+    """search_codes for each of queries float32 (m, d): excluded int32, of query i those from starts[i] to stops[i].
+
+    Written to rows int32 (m, k), scores float32 (m, k) and sizes int64 (m,), which may be -1.
+    """
+    for i in range(len(queries)):
+        sizes[i] = search_codes(
+            vectors, scales, order, block_norms, codes, factors, signs, patterns, queries[i], margin, reach, allowed,
+            excluded[starts[i] : stops[i]], rows[i], scores[i],
+        )  # fmt: skip

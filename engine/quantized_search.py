@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from engine.plan import IndexPlan
 from engine.pruned_table import PrunedTable
-from engine.quantized_scan import SPREADS, patterns_of, search_codes
+from engine.quantized_scan import SPREADS, patterns_of, search_codes, search_codes_of_each
 from engine.quantized_table import QuantizedTable
 from engine.scoring import Found
+from engine.stacked import Slices, Stacked
 from engine.vector_table import Vectors, table_of
 
 _ALL: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
@@ -50,3 +51,17 @@ class QuantizedSearch:
             *self._arrays, query, self._margin, self._reach, self._available, excluded, rows, scores
         )  # fmt: skip
         return (rows[:size], scores[:size]) if size >= 0 else None
+
+    def each(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Slices,
+    ) -> Stacked:
+        """`search` of each of queries float32 (m, d); the size is -1 where it gives None."""
+        found = Stacked.empty(len(queries), k)
+        search_codes_of_each(
+            *self._arrays, queries, self._margin, self._reach, self._available, excluded.values, excluded.starts,
+            excluded.stops, found.rows, found.scores, found.sizes,
+        )  # fmt: skip
+        return found

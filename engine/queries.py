@@ -120,7 +120,7 @@ class Answer:
     add up to it, within rounding. Those are the items of the cart, or of the history, that were asked with.
     """
 
-    item_ids: list[str]
+    item_ids: Sequence[str]
     scores: NDArray[np.float32]
     source: Source
     unknown_item_ids: tuple[str, ...] = ()

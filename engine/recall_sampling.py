@@ -15,7 +15,7 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +26,7 @@ from engine.recall import recall_of
 
 if TYPE_CHECKING:
     from engine.scoring import Found
+    from engine.stacked import OfEach
 
 WINDOW = 1_000
 """The estimate is of so many searches, the last ones."""
@@ -86,9 +87,9 @@ class RecallSampler:
         index: Scanned,
         queries: NDArray[np.float32],
         k: int,
-        excluded: Sequence[NDArray[np.int32]],
+        excluded: OfEach[NDArray[np.int32]],
         allowed: NDArray[np.bool_] | None,
-        found: Sequence[Found],
+        found: OfEach[Found],
     ) -> None:
         """A call of Index.search with its answers. Takes a random draw a query, and never waits."""
         for i in range(len(queries)):

@@ -26,10 +26,11 @@ from engine.scoring import Found, best_of_rows, score_rows, top_positions
 from engine.sparse_memory import Bag, Rows, SparseMemory
 from engine.sparse_part import SparsePart
 from engine.sparse_scan import UNTOUCHED, add_products, add_rows, take_best
+from engine.stacked import OfEach
 from engine.vector_table import Vectors, table_of
 
 Mask = NDArray[np.bool_]
-Watch = Callable[[NDArray[np.float32], int, Sequence[Rows], Mask | None, Sequence[Found]], None]
+Watch = Callable[[NDArray[np.float32], int, OfEach[Rows], Mask | None, OfEach[Found]], None]
 """Is told of a search of the index: queries, k, excluded rows, allowed rows, and what was found."""
 _ALL: Mask = np.empty(0, dtype=np.bool_)
 _NOTHING: Found = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
 from nearcart.v1 import recommendation_pb2 as wire
 
 from engine import filter_messages
@@ -52,6 +53,33 @@ def user_query(request: wire.RecommendForUserRequest) -> UserQuery:
     )
     check.close()
     return query
+
+
+def plain_user(payload: bytes) -> tuple[str, int] | None:
+    """The user and the limit of a RecommendForUserRequest that says nothing else, and is right; None for all others.
+
+    It says nothing else where the two fields, as protobuf writes them, are as long as the whole.
+    """
+    try:
+        request = wire.RecommendForUserRequest.FromString(payload)
+    except DecodeError:
+        return None
+    user_id, limit = request.user_id, request.limit
+    n_bytes = len(user_id.encode())
+    written = n_bytes + (2 if n_bytes < 128 else 3)
+    if request.HasField("limit"):
+        written += 2 if 0 <= limit < 128 else 3
+    else:
+        limit = DEFAULT_LIMIT
+    if written != len(payload) or not 0 < n_bytes <= MAX_ID_BYTES or not 0 < limit <= MAX_LIMIT or "\0" in user_id:
+        return None
+    return user_id, limit
+
+
+def is_plain(request: wire.BatchRecommendForUsersRequest) -> bool:
+    """Whether a right request says nothing but users and a limit."""
+    set_fields = {field.name for field, _ in request.ListFields()}
+    return set_fields <= {"user_ids", "limit"}
 
 
 def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:

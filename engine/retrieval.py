@@ -32,6 +32,8 @@ from engine.release import Release
 from engine.restrictions import Allowed, Restrictions, Rows
 from engine.scoring import Found
 from engine.sparse_part import read_sparse_parts
+from engine.stacked import OfEach
+from engine.stored_users import Answered, StoredUsers
 
 TITLE = "title"
 _CANARY_TOLERANCE = 1e-4
@@ -48,9 +50,9 @@ class SearchWatch(Protocol):
         index: Index,
         queries: NDArray[np.float32],
         k: int,
-        excluded: Sequence[Rows],
+        excluded: OfEach[Rows],
         allowed: NDArray[np.bool_] | None,
-        found: Sequence[Found],
+        found: OfEach[Found],
     ) -> None:
         """What `index.search` was asked, and what it found."""
 
@@ -80,6 +82,9 @@ class Snapshot:
         self._check_canaries(release, Recommender(dense, sparse, self._available))
         told = None if watch is None or dense is None else partial(watch, self.release_id, dense.index)
         self._recommender = Recommender(dense, sparse, self._available, told)
+        self._stored = None
+        if dense is not None and dense.weight.user and not any(part.weight.user for part in sparse):
+            self._stored = StoredUsers(self._users, self._histories, dense, self._popular_but, told)
 
     @classmethod
     def open(cls, directory: Path, watch: SearchWatch | None = None) -> Snapshot:
@@ -90,6 +95,18 @@ class Snapshot:
         """What each user should see next. Raises InvalidQuery, UnknownUser for a strict one that cannot be personal."""
         allowed = self._restrictions.of(queries)
         return self._answer([self._for_user(query, each) for query, each in zip(queries, allowed, strict=True)])
+
+    def answer_users(self, user_ids: Sequence[str], limit: int) -> Answered | None:
+        """`recommend_for_users` of these ids, which hold no NUL, and a limit: as columns, with no object for each.
+
+        None where the release answers its users with more than vectors. Raises ReleaseCorrupt.
+        """
+        return None if self._stored is None else self._stored.answer(user_ids, limit)
+
+    @property
+    def item_ids(self) -> StringTable:
+        """The id of each row of an answer."""
+        return self._items.strings
 
     def recommend_for_carts(self, queries: Sequence[CartQuery]) -> list[Answer]:
         """What goes with each cart. Raises UnknownItem or UnknownUser for a strict query, InvalidQuery."""
@@ -220,6 +237,10 @@ class Snapshot:
         if plan.query is None:
             return self._most_popular(plan, candidates)
         return None if candidates is None else self._recommender.best_of(plan.query, plan.limit, candidates)
+
+    def _popular_but(self, limit: int, excluded: Rows) -> Found:
+        """The most popular available rows but these."""
+        return self._most_popular(_Plan(limit, Source.POPULAR, Allowed(excluded), None), None)
 
     def _most_popular(self, plan: _Plan, candidates: Rows | None) -> Found:
         """The first available rows of the popularity order that are allowed: of the candidates, None for all."""

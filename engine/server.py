@@ -21,20 +21,21 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
-import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from nearcart.v1 import admin_pb2, recommendation_pb2
 
 from engine import admin, service
 from engine.addresses import next_port, require_free
+from engine.calls import Calls
 from engine.errors import ServerError
+from engine.grpcio_transport import GrpcioTransport, Register
 from engine.health import Health
 from engine.holder import Releases, SnapshotHolder
+from engine.native_transport import NativeTransport
 from engine.recall_sampling import RecallSampler
 from engine.server_metrics import MetricsServer, ServerMetrics
 from engine.service import ServedSnapshot
-from engine.statuses import Traffic, add_service
+from engine.transport import Transport, TransportOptions
 
 if TYPE_CHECKING:
     from engine.retrieval import SearchWatch
@@ -43,6 +44,8 @@ STOP_GRACE_SECONDS = 10.0
 """How long calls in flight may take when the server stops."""
 NEXT_PORT = "next"
 """The admin address that means: loopback, the port after the service's, or a free one where that is 0."""
+TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpcio": GrpcioTransport, "native": NativeTransport}
+"""By the name that --transport gives them."""
 _ADMIN_THREADS = 4
 _STARTED = 0
 """Among the numbers of signals: the start is over, well or not."""
@@ -56,7 +59,7 @@ class ServerOptions:
     """How to serve. Addresses are HOST:PORT, port 0 takes a free one; an empty `admin_address` means no admin service,
     an empty `metrics_address` no metrics, and then nothing is sampled either.
 
-    `threads` answer at the same time; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
+    `threads` answer at the same time, of `max_in_flight` calls that are let in; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
     calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never; of `recall_sample_share` of
     the searches the recall is measured. Ranges are checked at the flags, in `engine.commands`, and nowhere else.
     """
@@ -65,7 +68,11 @@ class ServerOptions:
     address: str = "127.0.0.1:50051"
     admin_address: str = NEXT_PORT
     metrics_address: str = ""
+    transport: str = "grpcio"
     threads: int = 4
+    max_in_flight: int = 1024
+    max_concurrent_streams: int = 1024
+    max_connection_age_seconds: float = 0.0
     drain_seconds: float = 0.0
     poll_seconds: float = 5.0
     max_message_bytes: int = 4 * 1024 * 1024
@@ -102,6 +109,7 @@ class Server:
         self._options = options
         self._metrics: MetricsServer | None = None
         self._sampler = RecallSampler(options.recall_sample_share, lambda: self.holder.status.release_id)
+        self._stopped: list[Transport] = []
         self._samples = options.metrics_address != "" and options.recall_sample_share > 0
         self._backend = backend or Backend.of(options.releases, self._sampler if self._samples else None)
         self._health = Health(service.NAME)
@@ -114,9 +122,13 @@ class Server:
             on_health=self._health.set,
             prepare_thread=self._backend.prepare_thread,
         )
-        self._traffic = Traffic()
-        self._admin_traffic = Traffic()
-        self._servers: list[tuple[grpc.Server, ThreadPoolExecutor]] = []
+        self._calls = Calls(
+            service.RecommendationService(self.holder).methods(),
+            most=options.max_in_flight,
+            concurrency=options.threads,
+        )
+        self._admin_calls = Calls(admin.AdminService(self.holder, self._calls).methods())
+        self._transports: list[Transport] = []
 
     def start(self) -> None:
         """Bind, load the current release, and say SERVING. Ports come first: a taken one costs no minutes of loading.
@@ -138,25 +150,23 @@ class Server:
         self._admin_health.shut_down()
         if drain is not None and self._options.drain_seconds > 0:
             drain(self._options.drain_seconds)
-        endings = [server.stop(STOP_GRACE_SECONDS) for server, _ in self._servers]
+        waits = [transport.stop(STOP_GRACE_SECONDS) for transport in self._transports]
         self._health.end_watches()
         self._admin_health.end_watches()
-        for ending in endings:
-            ending.wait()
+        for wait in waits:
+            wait()
         self.holder.stop()
         self._sampler.stop()
         if self._metrics is not None:
             self._metrics.stop()
             self._metrics = None
-        for _, threads in self._servers:
-            threads.shutdown(wait=False, cancel_futures=True)
-        self._servers = []
+        self._stopped, self._transports = self._transports, []
 
     @property
     def is_busy(self) -> bool:
         """Whether calls are being answered or a thread of ours runs; after `stop`, what did not end in time."""
-        calls = self._traffic.in_flight + self._admin_traffic.in_flight
-        return calls > 0 or self.holder.is_busy or self._sampler.is_busy
+        calls = any(transport.is_busy for transport in (*self._transports, *self._stopped))
+        return calls or self.holder.is_busy or self._sampler.is_busy
 
     def __enter__(self) -> Server:
         self.start()
@@ -168,19 +178,25 @@ class Server:
         self.stop()
 
     def _start(self) -> None:
-        server = self._new(self._options.threads, "nearcart-answer", self._health, service.NAME)
-        descriptor = recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"]
-        add_service(server, descriptor, service.RecommendationService(self.holder), self._traffic)
-        self.address = _bind(server, self._options.address, "--address")
+        options = TransportOptions(
+            threads=self._options.threads,
+            max_message_bytes=self._options.max_message_bytes,
+            max_concurrent_streams=self._options.max_concurrent_streams,
+            max_connection_age_seconds=self._options.max_connection_age_seconds,
+        )
+        register = standard_services(self._health, service.NAME)
+        transport = TRANSPORTS[self._options.transport](self._calls, options, register, self._backend.prepare_thread)
+        self._transports.append(transport)
+        self.address = _bind(transport, self._options.address, "--address")
         admin_address = self._options.admin_address
         if admin_address == NEXT_PORT:
             admin_address = next_port(self._options.address)
         if admin_address:
-            admin_server = self._new(_ADMIN_THREADS, "nearcart-admin", self._admin_health, admin.NAME)
-            descriptor = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
-            servicer = admin.AdminService(self.holder, self._traffic)
-            add_service(admin_server, descriptor, servicer, self._admin_traffic)
-            self.admin_address = _bind(admin_server, admin_address, "--admin-address")
+            register = standard_services(self._admin_health, admin.NAME)
+            of_admin = TransportOptions(threads=_ADMIN_THREADS)
+            transport = GrpcioTransport(self._admin_calls, of_admin, register, self._backend.prepare_thread)
+            self._transports.append(transport)
+            self.admin_address = _bind(transport, admin_address, "--admin-address")
             if not admin_address.startswith(_LOOPBACKS):
                 logger.warning("the admin service at %s can be reached from other machines", self.admin_address)
         if self._options.metrics_address:
@@ -189,7 +205,7 @@ class Server:
             self.metrics_address = self._metrics.address
         if self._samples:
             self._sampler.start()
-        for each, _ in self._servers:
+        for each in self._transports:
             each.start()
         self._admin_health.set(True)
         self.holder.start()
@@ -200,23 +216,14 @@ class Server:
             self.metrics_address or "no address",
         )
 
-    def _new(self, threads: int, thread_name: str, health_of: Health, name: str) -> grpc.Server:
-        pool = ThreadPoolExecutor(threads, thread_name, initializer=self._backend.prepare_thread)
-        size = self._options.max_message_bytes
-        server = grpc.server(
-            pool,
-            options=[
-                # On by default, and then a second server on the port starts silently and takes half of the connections.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", size),
-                # Clients behind proxies may ping this often to keep idle connections open.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            ],
-        )
-        self._servers.append((server, pool))
-        health_pb2_grpc.add_HealthServicer_to_server(health_of.servicer, server)
-        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server
+
+def standard_services(health_of: Health, name: str) -> list[Register]:
+    """Health and reflection for a service of this name."""
+    names = name, health.SERVICE_NAME, reflection.SERVICE_NAME
+    return [
+        lambda server: health_pb2_grpc.add_HealthServicer_to_server(health_of.servicer, server),
+        lambda server: reflection.enable_server_reflection(names, server),
+    ]
 
 
 def run_server(
@@ -281,10 +288,10 @@ def _print_address(address: str) -> None:
     print(address, flush=True)
 
 
-def _bind(server: grpc.Server, address: str, flag: str) -> str:
+def _bind(transport: Transport, address: str, flag: str) -> str:
     """Listen; returns the address with the port that was taken. Raises UsageError or ServerError."""
     host, _ = require_free(address, flag)
     try:
-        return f"{host}:{server.add_insecure_port(address)}"
+        return f"{host}:{transport.bind(address)}"
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: {error}. Choose another with {flag} HOST:PORT") from error

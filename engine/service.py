@@ -1,25 +1,36 @@
 """RecommendationService: a message in, a query to the snapshot, columns out.
 
-Knows neither FAISS nor files, only something that hands out the snapshot of the moment; one call asks for it once, so
-that a whole answer comes from one release. Requests are read in `engine.requests`, errors turned into statuses in
+Knows neither FAISS nor files nor sockets, only something that hands out the snapshot of the moment; one call asks for
+it once, so that a whole answer comes from one release. What is asked most, a user and a limit and nothing else, is
+answered for many calls at once. Requests are read in `engine.requests`, errors turned into statuses in
 `engine.statuses`. Kept honest by tests/test_service.py.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import grpc
+import numpy as np
+from google.protobuf.message import Message
 from nearcart.v1 import recommendation_pb2 as wire
-from nearcart.v1 import recommendation_pb2_grpc as wire_grpc
 
 from engine import requests
+from engine.ids import Ids, StringTable
 from engine.kinds import ByKind
+from engine.methods import Answerer, Outcome, methods_of, path_of
 from engine.queries import Answer, CartQuery, SimilarQuery, Source, UserQuery
+from engine.stacked import Stacked
+from engine.statuses import refusal_of
+from engine.wire_columns import columns_of_each
 
-NAME = wire.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+if TYPE_CHECKING:
+    from engine.stored_users import Answered
+
+_SERVICE = wire.DESCRIPTOR.services_by_name["RecommendationService"]
+NAME = _SERVICE.full_name
 """The service's full name, as health and reflection use it."""
 SOURCES = {
     Source.PERSONAL: wire.SOURCE_PERSONAL,
@@ -40,6 +51,13 @@ class ServedSnapshot(Protocol):
     def manifest(self) -> Mapping[str, Any]:
         """The content of manifest.json."""
 
+    @property
+    def item_ids(self) -> StringTable:
+        """The id of each row that `answer_users` names."""
+
+    def answer_users(self, user_ids: Sequence[str], limit: int) -> Answered | None:
+        """What `recommend_for_users` of these users and a limit answers, as columns; None where it must be asked."""
+
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
         """One answer per query, in order."""
 
@@ -53,55 +71,57 @@ class ServedSnapshot(Protocol):
         """One title per item, "" where there is none."""
 
 
-class RecommendationService(wire_grpc.RecommendationServiceServicer):
+class RecommendationService:
     """Answers from whatever `snapshot()` returns at the time of a call; ServerError from it becomes UNAVAILABLE."""
 
     def __init__(self, snapshot: Callable[[], ServedSnapshot]) -> None:
         self._snapshot = snapshot
+        self._singly = methods_of(_SERVICE, self)
 
-    def RecommendForUser(  # noqa: N802 - the wire's name, as are the others
-        self, request: wire.RecommendForUserRequest, context: grpc.ServicerContext
-    ) -> wire.RecommendForUserResponse:
+    def methods(self) -> dict[str, Answerer]:
+        """Every RPC, by its path."""
+        return {**self._singly, _FOR_USER: self._recommend_for_each_user}
+
+    def RecommendForUser(self, request: wire.RecommendForUserRequest) -> bytes:  # noqa: N802 - the wire's, as the others
         """See the .proto."""
         snapshot = self._snapshot()
         (answer,) = snapshot.recommend_for_users([requests.user_query(request)])
-        return wire.RecommendForUserResponse(**_columns(snapshot, answer, request.include_titles))
+        return _one(wire.RecommendForUserResponse, snapshot, answer, request.include_titles)
 
-    def RecommendForCart(  # noqa: N802
-        self, request: wire.RecommendForCartRequest, context: grpc.ServicerContext
-    ) -> wire.RecommendForCartResponse:
+    def RecommendForCart(self, request: wire.RecommendForCartRequest) -> bytes:  # noqa: N802
         """See the .proto."""
         snapshot = self._snapshot()
         (answer,) = snapshot.recommend_for_carts([requests.cart_query(request)])
-        return wire.RecommendForCartResponse(**_columns(snapshot, answer, request.include_titles))
+        return _one(wire.RecommendForCartResponse, snapshot, answer, request.include_titles)
 
-    def RecommendSimilarItems(  # noqa: N802
-        self, request: wire.RecommendSimilarItemsRequest, context: grpc.ServicerContext
-    ) -> wire.RecommendSimilarItemsResponse:
+    def RecommendSimilarItems(self, request: wire.RecommendSimilarItemsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
         snapshot = self._snapshot()
         answer = snapshot.similar_items(requests.similar_query(request))
-        return wire.RecommendSimilarItemsResponse(**_columns(snapshot, answer, request.include_titles))
+        return _one(wire.RecommendSimilarItemsResponse, snapshot, answer, request.include_titles)
 
-    def BatchRecommendForUsers(  # noqa: N802
-        self, request: wire.BatchRecommendForUsersRequest, context: grpc.ServicerContext
-    ) -> wire.BatchRecommendForUsersResponse:
+    def BatchRecommendForUsers(self, request: wire.BatchRecommendForUsersRequest) -> bytes:  # noqa: N802
         """See the .proto."""
         snapshot = self._snapshot()
-        answers = snapshot.recommend_for_users(requests.user_queries(request))
-        return wire.BatchRecommendForUsersResponse(**_flat_columns(snapshot, answers))
+        queries = requests.user_queries(request)
+        answered = None
+        if requests.is_plain(request):
+            answered = snapshot.answer_users([query.user_id for query in queries], queries[0].limit)
+        if answered is None:
+            return _many(wire.BatchRecommendForUsersResponse, snapshot, snapshot.recommend_for_users(queries))
+        sources = [_PERSONAL if each else _POPULAR for each in answered.personal.tolist()]
+        rest = wire.BatchRecommendForUsersResponse(
+            counts=answered.found.sizes.tolist(), sources=sources, release_id=snapshot.release_id
+        )
+        return columns_of_each(snapshot.item_ids, answered.found.flat())[0] + rest.SerializeToString()
 
-    def BatchRecommendForCarts(  # noqa: N802
-        self, request: wire.BatchRecommendForCartsRequest, context: grpc.ServicerContext
-    ) -> wire.BatchRecommendForCartsResponse:
+    def BatchRecommendForCarts(self, request: wire.BatchRecommendForCartsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
         snapshot = self._snapshot()
         answers = snapshot.recommend_for_carts(requests.cart_queries(request))
-        return wire.BatchRecommendForCartsResponse(**_flat_columns(snapshot, answers))
+        return _many(wire.BatchRecommendForCartsResponse, snapshot, answers)
 
-    def GetRelease(  # noqa: N802
-        self, request: wire.GetReleaseRequest, context: grpc.ServicerContext
-    ) -> wire.GetReleaseResponse:
+    def GetRelease(self, request: wire.GetReleaseRequest) -> wire.GetReleaseResponse:  # noqa: N802
         """See the .proto."""
         snapshot = self._snapshot()
         manifest = snapshot.manifest
@@ -117,31 +137,84 @@ class RecommendationService(wire_grpc.RecommendationServiceServicer):
         response.created_at.FromDatetime(created_at if created_at.tzinfo else created_at.replace(tzinfo=datetime.UTC))
         return response
 
+    def _recommend_for_each_user(self, payloads: Sequence[bytes]) -> list[Outcome]:
+        """RecommendForUser of many calls: those that ask for nothing but a user and a limit are answered together."""
+        outcomes: list[Outcome] = [b""] * len(payloads)
+        alike: dict[int, tuple[list[int], list[str]]] = {}
+        singly = []
+        for place, payload in enumerate(payloads):
+            plain = requests.plain_user(payload)
+            if plain is None:
+                singly.append(place)
+            else:
+                places, user_ids = alike.setdefault(plain[1], ([], []))
+                places.append(place)
+                user_ids.append(plain[0])
+        for limit, (places, user_ids) in alike.items():
+            try:
+                snapshot = self._snapshot()
+                answered = snapshot.answer_users(user_ids, limit)
+                if answered is None:
+                    singly += places
+                    continue
+                columns = columns_of_each(snapshot.item_ids, answered.found)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a status
+                refusal = refusal_of(error, _FOR_USER)
+                for place in places:
+                    outcomes[place] = refusal
+                continue
+            personal, popular = _endings(snapshot.release_id)
+            for place, each, is_personal in zip(places, columns, answered.personal.tolist(), strict=True):
+                outcomes[place] = each + (personal if is_personal else popular)
+        one = self._singly[_FOR_USER]
+        for place in singly:
+            (outcomes[place],) = one([payloads[place]])
+        return outcomes
 
-def _columns(snapshot: ServedSnapshot, answer: Answer, include_titles: bool) -> dict[str, Any]:
-    """The fields of a response of one answer."""
-    return {
-        "item_ids": answer.item_ids,
-        "scores": answer.scores.tolist(),
-        "source": SOURCES[answer.source],
-        "release_id": snapshot.release_id,
-        "unknown_item_ids": answer.unknown_item_ids,
-        "titles": snapshot.titles(answer.item_ids) if include_titles else (),
-        "share_item_ids": answer.share_item_ids,
-        "shares": () if answer.shares is None else answer.shares.ravel().tolist(),
-    }
+
+_FOR_USER = path_of(_SERVICE.methods_by_name["RecommendForUser"])
+_PERSONAL, _POPULAR = SOURCES[Source.PERSONAL], SOURCES[Source.POPULAR]
 
 
-def _flat_columns(snapshot: ServedSnapshot, answers: Sequence[Answer]) -> dict[str, Any]:
-    """The fields of a response of many answers."""
-    return {
-        "item_ids": [item_id for answer in answers for item_id in answer.item_ids],
-        "scores": [score for answer in answers for score in answer.scores.tolist()],
-        "counts": [len(answer.item_ids) for answer in answers],
-        "sources": [SOURCES[answer.source] for answer in answers],
-        "release_id": snapshot.release_id,
-        "unknown_item_ids": dict.fromkeys(item_id for answer in answers for item_id in answer.unknown_item_ids),
-    }
+@functools.lru_cache(maxsize=8)
+def _endings(release_id: str) -> tuple[bytes, bytes]:
+    """What comes behind the columns of a user's answer, where it is personal and where it is popular."""
+    personal, popular = (
+        wire.RecommendForUserResponse(source=source, release_id=release_id).SerializeToString()
+        for source in (_PERSONAL, _POPULAR)
+    )
+    return personal, popular
+
+
+def _one(response: type[Any], snapshot: ServedSnapshot, answer: Answer, include_titles: bool) -> bytes:
+    """The bytes of a response of one answer."""
+    ids = Ids.of(answer.item_ids)
+    rest = response(
+        source=SOURCES[answer.source],
+        release_id=snapshot.release_id,
+        unknown_item_ids=answer.unknown_item_ids,
+        titles=snapshot.titles(answer.item_ids) if include_titles else (),
+        share_item_ids=answer.share_item_ids,
+        shares=() if answer.shares is None else answer.shares.ravel().tolist(),
+    )
+    return columns_of_each(ids.table, Stacked.one(ids.rows, answer.scores))[0] + _bytes_of(rest)
+
+
+def _many(response: type[Any], snapshot: ServedSnapshot, answers: Sequence[Answer]) -> bytes:
+    """The bytes of a response of many answers."""
+    rest = response(
+        counts=[len(answer.item_ids) for answer in answers],
+        sources=[SOURCES[answer.source] for answer in answers],
+        release_id=snapshot.release_id,
+        unknown_item_ids=dict.fromkeys(item_id for answer in answers for item_id in answer.unknown_item_ids),
+    )
+    ids = Ids.joined([Ids.of(answer.item_ids) for answer in answers])
+    scores = np.concatenate([answer.scores for answer in answers])
+    return columns_of_each(ids.table, Stacked.one(ids.rows, scores))[0] + _bytes_of(rest)
+
+
+def _bytes_of(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def _part(part: Mapping[str, Any]) -> wire.Part:

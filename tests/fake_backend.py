@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 
 from engine.errors import ReleaseCorrupt, ReleaseNotFound, UnknownItem, UnknownUser
+from engine.ids import StringTable
 from engine.queries import Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.server import Backend, Server, ServerOptions
 from engine.service import ServedSnapshot
@@ -36,6 +37,13 @@ class FakeSnapshot:
         }
         self.asked: list[UserQuery | CartQuery | SimilarQuery] = []
         self.meanwhile: Callable[[], object] = lambda: None
+
+    @property
+    def item_ids(self) -> StringTable:
+        return StringTable.of(ITEMS)
+
+    def answer_users(self, user_ids: Sequence[str], limit: int) -> None:
+        return None
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
         return [self._user(query) for query in queries]

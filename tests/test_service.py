@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from fake_backend import ITEMS, FakeReleases, FakeSnapshot, channel_to, serving
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ from engine.filters import Range
 from engine.queries import CartQuery, Repeat, SimilarQuery, UserQuery
 from engine.retrieval import Snapshot
 from engine.server import Server
-from engine.statuses import MAX_MESSAGE_BYTES, status_of
+from engine.statuses import MAX_MESSAGE_BYTES, refusal_of
 
 METHODS = [
     f"/{service.full_name}/{method.name}"
@@ -38,9 +38,9 @@ def snapshot() -> FakeSnapshot:
     return FakeSnapshot()
 
 
-@pytest.fixture(scope="module")
-def server(snapshot: FakeSnapshot) -> Iterator[Server]:
-    with serving(FakeReleases(snapshot)) as server:
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def server(request: pytest.FixtureRequest, snapshot: FakeSnapshot) -> Iterator[Server]:
+    with serving(FakeReleases(snapshot), transport=request.param) as server:
         yield server
 
 
@@ -222,6 +222,7 @@ def test_shares_are_asked_for_and_come_back_row_by_row(
     stub: Any, snapshot: FakeSnapshot, request_: Any, share_item_ids: list[str], parts: list[float]
 ) -> None:
     method = getattr(stub, type(request_).__name__.removesuffix("Request"))
+    request_.include_shares = False
     plain = method(request_, timeout=10)
     assert (list(plain.share_item_ids), list(plain.shares)) == ([], [])
     request_.include_shares = True
@@ -530,16 +531,14 @@ def test_promoting_needs_a_release_of_that_name(server: Server, stub: Any) -> No
 
 
 def test_long_messages_are_cut_to_what_trailers_hold() -> None:
-    status = status_of(UnknownItem("€" * 1000))
-    assert status is not None
-    assert status.message.endswith("€...")
-    assert len(status.message.encode()) <= MAX_MESSAGE_BYTES
+    refused = refusal_of(UnknownItem("€" * 1000), "method")
+    assert refused.message.endswith("€...")
+    assert len(refused.message.encode()) <= MAX_MESSAGE_BYTES
+    assert status_pb2.Status.FromString(refused.status).message == refused.message
 
 
 def test_a_subclass_of_an_error_leaves_as_its_base_does() -> None:
     class Worse(ReleaseCorrupt):
         pass
 
-    status = status_of(Worse("bad"))
-    assert status is not None
-    assert status.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert refusal_of(Worse("bad"), "method").code == grpc.StatusCode.FAILED_PRECONDITION

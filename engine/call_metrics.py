@@ -1,0 +1,74 @@
+"""What a worker counts of its calls: plain numbers behind one lock. engine.server_metrics exports them.
+
+A histogram of prometheus-client takes microseconds to observe; an answer takes fifty. Here a duration is entered by the
+length of its binary number, so bounds are powers of two. Kept honest by tests/test_calls.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+MICROSECOND_BITS = 25
+"""Durations from 2^24 microseconds, 17 seconds, share the last bucket."""
+COUNT_BITS = 11
+"""Batches from 1,024 queries share the last bucket."""
+STAGES = ("wait", "read", "search", "write")
+"""Of a call: in the queue; reading and checking the message; encoding the query, filters and search; serializing."""
+
+
+class Histogram:
+    """How many values had binary numbers of each length, and their sum. Not thread-safe."""
+
+    def __init__(self, bits: int) -> None:
+        self.buckets = [0] * bits
+        self.sum = 0
+        self._last = bits - 1
+
+    def add(self, value: int, times: int = 1) -> None:
+        """Enter a whole number of at least 0."""
+        self.buckets[min(value.bit_length(), self._last)] += times
+        self.sum += value * times
+
+
+class CallMetrics:
+    """Of all calls since the start. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """By method, without the service's name, and name of the status."""
+        self.refused: Counter[str] = Counter()
+        """By the reason, before anything of the call was read."""
+        self.seconds: dict[str, Histogram] = {}
+        """By method: microseconds from arrival to answer."""
+        self.stages = {stage: Histogram(MICROSECOND_BITS) for stage in STAGES}
+        self.batches = Histogram(COUNT_BITS)
+        self._lock = threading.Lock()
+
+    def answered(self, method: str, codes: list[str], microseconds: list[int]) -> None:
+        """Calls that ended together."""
+        with self._lock:
+            histogram = self.seconds.get(method)
+            if histogram is None:
+                histogram = self.seconds[method] = Histogram(MICROSECOND_BITS)
+            for code, each in zip(codes, microseconds, strict=True):
+                self.calls[method, code] += 1
+                histogram.add(each)
+            self.batches.add(len(codes))
+
+    @property
+    def n_calls(self) -> int:
+        """Calls answered or refused since the start."""
+        with self._lock:
+            return self.calls.total()
+
+    def refuse(self, method: str, code: str, reason: str) -> None:
+        """A call that was refused on its arrival."""
+        with self._lock:
+            self.calls[method, code] += 1
+            self.refused[reason] += 1
+
+    def stage(self, stage: str, microseconds: int, times: int = 1) -> None:
+        """What one stage took of so many calls."""
+        with self._lock:
+            self.stages[stage].add(microseconds, times)
