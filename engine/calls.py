@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from engine.call_metrics import CallMetrics
+from engine.errors import AccessError, Forbidden, Unauthenticated
 from engine.methods import Answerer, Outcome
-from engine.statuses import OVERLOADED, STOPPING, TOO_LATE, Refusal, overloaded
+from engine.statuses import OVERLOADED, STOPPING, TOO_LATE, Refusal, overloaded, refusal_of
 
+Metadata = Iterable[tuple[str, str | bytes]]
+Guard = Callable[[Metadata], None]
+"""Raises AccessError for a call that may not come in."""
+_REASONS: dict[type[AccessError], str] = {Unauthenticated: "unauthenticated", Forbidden: "forbidden"}
 _RETRY_SECONDS = 0.1
 _STOPPING = overloaded(STOPPING, "the server is stopping: ask another one", 0.0)
 _SMOOTHING = 0.05
@@ -24,7 +29,7 @@ _SMOOTHING = 0.05
 class Calls:
     """The methods of a service and the calls of them that are under way, `most` at a time, waiting ones included.
 
-    Thread-safe. `concurrency` are answered at once.
+    Thread-safe. `concurrency` are answered at once. `guard` looks at the metadata of each call, before all else.
     """
 
     def __init__(
@@ -33,13 +38,14 @@ class Calls:
         *,
         most: int = 1024,
         concurrency: int = 1,
+        guard: Guard | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.methods = dict(methods)
         self.metrics = CallMetrics()
         self.in_flight = 0
         self.clock = clock
-        self._most, self._concurrency = most, concurrency
+        self._most, self._concurrency, self._guard = most, concurrency, guard
         self._names = {path: path.rpartition("/")[2] for path in self.methods}
         self._seconds = dict.fromkeys(self.methods, 0.0)
         self._closed = False
@@ -50,8 +56,13 @@ class Calls:
         )
         self._too_late = overloaded(TOO_LATE, "no answer is possible within the call's deadline", _RETRY_SECONDS)
 
-    def enter(self, path: str, seconds_left: float | None = None) -> Refusal | None:
+    def enter(self, path: str, metadata: Metadata = (), seconds_left: float | None = None) -> Refusal | None:
         """Let a call in, which is then to `leave`, or say why not. `seconds_left` are those until its deadline."""
+        if self._guard is not None:
+            try:
+                self._guard(metadata)
+            except AccessError as error:
+                return self._refused(path, refusal_of(error, path), _REASONS[type(error)])
         with self._lock:
             if self._closed:
                 return _STOPPING
@@ -62,8 +73,7 @@ class Calls:
             else:
                 self.in_flight += 1
                 return None
-        self.metrics.refuse(self._names[path], refusal.code.name, reason)
-        return refusal
+        return self._refused(path, refusal, reason)
 
     def leave(self, n: int = 1) -> None:
         """So many calls are over."""
@@ -95,12 +105,15 @@ class Calls:
 
     def late(self, path: str) -> Refusal:
         """For a call whose deadline passed, or will have, before it could be answered."""
-        self.metrics.refuse(self._names[path], self._too_late.code.name, "expired")
-        return self._too_late
+        return self._refused(path, self._too_late, "expired")
 
     def seconds_of(self, path: str) -> float:
         """What an answer of this method takes, about."""
         return self._seconds[path]
+
+    def _refused(self, path: str, refusal: Refusal, reason: str) -> Refusal:
+        self.metrics.refuse(self._names[path], refusal.code.name, reason)
+        return refusal
 
     def _expected(self, path: str) -> float:
         """When a call that comes now would be answered."""

@@ -68,6 +68,11 @@ class Serve:
         minimum=0,
         maximum=86_400,
     )
+    tls_certificate: Path | None = option("certificate chain, PEM; with it only TLS is spoken", None, metavar="FILE")
+    tls_key: Path | None = option("its private key, PEM", None, metavar="FILE")
+    tls_client_ca: Path | None = option("clients must show a certificate of these, PEM", None, metavar="FILE")
+    tokens: Path | None = option("bearer tokens that are let in, with their roles", None, metavar="FILE")
+    allow_plaintext: bool = option("listen without TLS where other machines reach", False)
     drain_seconds: float = option(
         "wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0, maximum=3600
     )
@@ -95,8 +100,10 @@ class Serve:
                 "--device gpu: this version searches on the CPU only, and no GPU index is built in. "
                 "Use --device auto or --device cpu"
             )
+        from engine.certificates import ServerTls
         from engine.repository import Repository
         from engine.server import ServerOptions, run_server
+        from engine.tokens import Tokens
 
         Repository(self.releases).current_path()  # names the directory where there is nothing to serve
         run_server(
@@ -110,6 +117,9 @@ class Serve:
                 max_in_flight=self.max_in_flight,
                 max_concurrent_streams=self.max_concurrent_streams,
                 max_connection_age_seconds=self.max_connection_age_seconds,
+                tls=ServerTls.of(self.tls_certificate, self.tls_key, self.tls_client_ca),
+                tokens=None if self.tokens is None else Tokens(self.tokens),
+                allow_plaintext=self.allow_plaintext,
                 drain_seconds=self.drain_seconds,
                 poll_seconds=self.poll_seconds,
                 max_message_bytes=self.max_message_bytes,

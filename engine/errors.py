@@ -14,6 +14,9 @@
     │   ├── InvalidQuery              malformed request; carries one violation per field
     │   ├── UnknownUser               strict request for a user this release does not know
     │   └── UnknownItem               strict cart of unknown items, or items similar to an unknown one
+    ├── AccessError
+    │   ├── Unauthenticated           a call without a valid token
+    │   └── Forbidden                 a valid token whose role may not call this
     ├── ServerError                   the server could not start, or has no release to answer from yet
     └── ClientError                   the server could not be reached or refused the call
 
@@ -32,7 +35,7 @@ class NearcartError(Exception):
 
 
 class UsageError(NearcartError):
-    """A flag, environment variable or configuration file is wrong."""
+    """A flag, environment variable, configuration file, certificate, key or list of tokens is wrong."""
 
 
 class ReleaseError(NearcartError):
@@ -93,6 +96,18 @@ class UnknownUser(QueryError):
 
 class UnknownItem(QueryError):
     """A strict cart of items that the release does not hold, or a query for items similar to such an item."""
+
+
+class AccessError(NearcartError):
+    """A call that its sender may not make."""
+
+
+class Unauthenticated(AccessError):
+    """The call has no valid token."""
+
+
+class Forbidden(AccessError):
+    """The call has a valid token, whose role may not do this."""
 
 
 class ServerError(NearcartError):

@@ -101,7 +101,7 @@ class _Handlers(grpc.GenericRpcHandler):
         handler = self._by_path.get(path)
         if handler is None:
             return None
-        refusal = self._calls.enter(path)
+        refusal = self._calls.enter(path, handler_call_details.invocation_metadata)
         return handler if refusal is None else _refusing(refusal)
 
 

@@ -184,8 +184,8 @@ class NativeTransport:
             if forgotten is not None:
                 self._calls.leave()
             return
-        path, left = self._paths[method], None if details is None else details[2]
-        refusal = self._calls.enter(path, left)
+        path, (metadata, _, left) = self._paths[method], details
+        refusal = self._calls.enter(path, metadata, left)
         if refusal is not None:
             self._send(call_id, refusal)
         elif len(payload) > self._options.max_message_bytes:

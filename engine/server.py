@@ -21,13 +21,16 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
+import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from engine import admin, service
 from engine.addresses import next_port, require_free
-from engine.calls import Calls
+from engine.calls import Calls, Guard
+from engine.certificates import ServerTls
 from engine.errors import ServerError
+from engine.exposure import Exposure
 from engine.grpcio_transport import GrpcioTransport, Register
 from engine.health import Health
 from engine.holder import Releases, SnapshotHolder
@@ -35,6 +38,7 @@ from engine.native_transport import NativeTransport
 from engine.recall_sampling import RecallSampler
 from engine.server_metrics import MetricsServer, ServerMetrics
 from engine.service import ServedSnapshot
+from engine.tokens import Role, Tokens, header_in
 from engine.transport import Transport, TransportOptions
 
 if TYPE_CHECKING:
@@ -49,7 +53,6 @@ TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpcio": GrpcioTransport, "n
 _ADMIN_THREADS = 4
 _STARTED = 0
 """Among the numbers of signals: the start is over, well or not."""
-_LOOPBACKS = ("127.", "localhost:", "[::1]:")
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +62,10 @@ class ServerOptions:
     """How to serve. Addresses are HOST:PORT, port 0 takes a free one; an empty `admin_address` means no admin service,
     an empty `metrics_address` no metrics, and then nothing is sampled either.
 
-    `threads` answer at the same time, of `max_in_flight` calls that are let in; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
-    calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never; of `recall_sample_share` of
-    the searches the recall is measured. Ranges are checked at the flags, in `engine.commands`, and nowhere else.
+    `threads` answer at the same time, of `max_in_flight` calls that are let in; `drain_seconds` pass between health
+    saying NOT_SERVING and the refusal of new calls, for load balancers to notice; `poll_seconds` between looks at
+    CURRENT, 0 never; of `recall_sample_share` of the searches the recall is measured. Ranges are checked at the flags,
+    in `engine.commands`, and nowhere else.
     """
 
     releases: Path
@@ -78,6 +82,23 @@ class ServerOptions:
     max_message_bytes: int = 4 * 1024 * 1024
     verify_after_start: bool = True
     recall_sample_share: float = 0.001
+    tls: ServerTls | None = None
+    tokens: Tokens | None = None
+    allow_plaintext: bool = False
+
+    @property
+    def admin(self) -> str:
+        """Where the admin service listens, as HOST:PORT, "" where there is none."""
+        return next_port(self.address) if self.admin_address == NEXT_PORT else self.admin_address
+
+    def guard(self, role: Role) -> Guard | None:
+        """What lets in those who present a token of a role, None where no token is asked for."""
+        tokens = self.tokens
+        return None if tokens is None else lambda metadata: tokens.require(header_in(metadata), role)
+
+    def credentials(self) -> grpc.ServerCredentials | None:
+        """New ones for each port: gRPC tells one port alone of certificates that were replaced."""
+        return None if self.tls is None else self.tls.credentials()
 
 
 @dataclass(frozen=True)
@@ -126,8 +147,11 @@ class Server:
             service.RecommendationService(self.holder).methods(),
             most=options.max_in_flight,
             concurrency=options.threads,
+            guard=options.guard(Role.QUERY),
         )
-        self._admin_calls = Calls(admin.AdminService(self.holder, self._calls).methods())
+        self._admin_calls = Calls(
+            admin.AdminService(self.holder, self._calls).methods(), guard=options.guard(Role.ADMIN)
+        )
         self._transports: list[Transport] = []
 
     def start(self) -> None:
@@ -178,27 +202,32 @@ class Server:
         self.stop()
 
     def _start(self) -> None:
+        settings = self._options
+        Exposure(
+            settings.address,
+            settings.admin,
+            settings.metrics_address,
+            has_tls=settings.tls is not None,
+            has_tokens=settings.tokens is not None,
+            allow_plaintext=settings.allow_plaintext,
+        ).check()
         options = TransportOptions(
             threads=self._options.threads,
             max_message_bytes=self._options.max_message_bytes,
             max_concurrent_streams=self._options.max_concurrent_streams,
             max_connection_age_seconds=self._options.max_connection_age_seconds,
+            credentials=self._options.credentials(),
         )
         register = standard_services(self._health, service.NAME)
         transport = TRANSPORTS[self._options.transport](self._calls, options, register, self._backend.prepare_thread)
         self._transports.append(transport)
         self.address = _bind(transport, self._options.address, "--address")
-        admin_address = self._options.admin_address
-        if admin_address == NEXT_PORT:
-            admin_address = next_port(self._options.address)
-        if admin_address:
+        if admin_address := self._options.admin:
             register = standard_services(self._admin_health, admin.NAME)
-            of_admin = TransportOptions(threads=_ADMIN_THREADS)
+            of_admin = TransportOptions(threads=_ADMIN_THREADS, credentials=self._options.credentials())
             transport = GrpcioTransport(self._admin_calls, of_admin, register, self._backend.prepare_thread)
             self._transports.append(transport)
             self.admin_address = _bind(transport, admin_address, "--admin-address")
-            if not admin_address.startswith(_LOOPBACKS):
-                logger.warning("the admin service at %s can be reached from other machines", self.admin_address)
         if self._options.metrics_address:
             metrics = ServerMetrics(self.holder, self._sampler)
             self._metrics = MetricsServer(metrics, self._options.metrics_address, "--metrics-address")
@@ -294,4 +323,7 @@ def _bind(transport: Transport, address: str, flag: str) -> str:
     try:
         return f"{host}:{transport.bind(address)}"
     except RuntimeError as error:
-        raise ServerError(f"cannot listen on {address}: {error}. Choose another with {flag} HOST:PORT") from error
+        raise ServerError(
+            f"cannot listen on {address}: {error}. Choose another with {flag} HOST:PORT; with TLS it may be the "
+            "kind of key, which gRPC does not take"
+        ) from error

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from engine.errors import (
+    Forbidden,
     InvalidQuery,
     NearcartError,
     ReleaseCorrupt,
@@ -23,6 +24,7 @@ from engine.errors import (
     ReleaseIncompatible,
     ReleaseNotFound,
     ServerError,
+    Unauthenticated,
     UnknownItem,
     UnknownUser,
 )
@@ -40,6 +42,8 @@ STATUSES: dict[type[NearcartError], tuple[grpc.StatusCode, str]] = {
     ReleaseIncompatible: (grpc.StatusCode.FAILED_PRECONDITION, "RELEASE_INCOMPATIBLE"),
     ReleaseError: (grpc.StatusCode.FAILED_PRECONDITION, "RELEASE_UNUSABLE"),
     ServerError: (grpc.StatusCode.UNAVAILABLE, "NO_RELEASE_LOADED"),
+    Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN"),
+    Forbidden: (grpc.StatusCode.PERMISSION_DENIED, "ROLE_NOT_ALLOWED"),
 }
 """Status and reason of each error that may leave the server; the nearest base class counts."""
 UNDECODABLE = (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE_REQUEST")

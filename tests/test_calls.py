@@ -53,10 +53,10 @@ def test_a_call_that_cannot_be_in_time_is_refused_when_it_comes():
     for _ in range(200):  # until the mean is known
         calls.answer(PATH, [b"x"], [clock.now])
     assert 0.0099 < calls.seconds_of(PATH) < 0.0101
-    assert calls.enter(PATH, 0.005).code.name == "RESOURCE_EXHAUSTED"
-    assert calls.enter(PATH, 0.020) is None
-    assert calls.enter(PATH, 0.015) is not None, "another one is before it"
-    assert calls.enter(PATH, None) is None
+    assert calls.enter(PATH, (), 0.005).code.name == "RESOURCE_EXHAUSTED"
+    assert calls.enter(PATH, (), 0.020) is None
+    assert calls.enter(PATH, (), 0.015) is not None, "another one is before it"
+    assert calls.enter(PATH) is None
     assert calls.metrics.refused == {"expired": 2}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -21,13 +22,16 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from made_certificates import Authority, write_settled
 from nearcart.v1 import admin_pb2, admin_pb2_grpc, recommendation_pb2_grpc
 from nearcart.v1 import recommendation_pb2 as wire
 
 from engine import admin, service
 from engine.addresses import next_port
+from engine.certificates import ServerTls
 from engine.errors import ReleaseError, ReleaseNotFound, ServerError, UsageError
 from engine.server import Server, ServerOptions
+from engine.tokens import Tokens
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -157,7 +161,7 @@ def test_a_host_that_cannot_be_a_name_is_refused(host: str) -> None:
 
 def test_a_host_that_is_not_this_machine_is_refused() -> None:
     with pytest.raises(ServerError, match=r"cannot listen on 192\.0\.2\.1:0"):
-        start(address="192.0.2.1:0")
+        start(address="192.0.2.1:0", allow_plaintext=True)
 
 
 def test_without_an_admin_address_there_is_no_admin_service() -> None:
@@ -384,3 +388,60 @@ def test_draining_says_not_serving_but_goes_on_answering_until_a_second_signal(
         assert stub.GetRelease(wire.GetReleaseRequest(), timeout=10).release_id == "release 1"
         process.terminate()
         assert process.wait(60) == 0
+
+
+@pytest.fixture(params=["grpcio", "native"])
+def transport(request: pytest.FixtureRequest) -> str:
+    if request.param == "native":
+        pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
+    return str(request.param)
+
+
+def test_tokens_guard_both_services_by_role(transport: str, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("query question-question-1\nadmin administration-22\n")
+    file.chmod(0o600)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(transport=transport, tokens=Tokens(file)))
+        channel, admin_channel = (
+            stack.enter_context(channel_to(address)) for address in (server.address, server.admin_address)
+        )
+        question = recommendation_pb2_grpc.RecommendationServiceStub(channel).RecommendForUser
+        status = admin_pb2_grpc.AdminServiceStub(admin_channel).GetStatus
+
+        def outcome(token: str | None, method: Any, request: Any) -> str:
+            metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+            try:
+                method(request, timeout=10, metadata=metadata)
+            except grpc.RpcError as error:
+                return str(error.code().name)  # type: ignore[attr-defined]
+            return "OK"
+
+        asked = [
+            (outcome(token, question, wire.RecommendForUserRequest(user_id="user 1")),
+             outcome(token, status, admin_pb2.GetStatusRequest()))
+            for token in (None, "wrong-wrong-wrong", "question-question-1", "administration-22")
+        ]  # fmt: skip
+        assert asked == [
+            ("UNAUTHENTICATED", "UNAUTHENTICATED"),
+            ("UNAUTHENTICATED", "UNAUTHENTICATED"),
+            ("OK", "PERMISSION_DENIED"),
+            ("OK", "OK"),
+        ]
+        assert health_of(server.address, "") == SERVING
+
+
+def test_with_a_certificate_only_tls_is_spoken(tmp_path: Path) -> None:
+    authority = Authority()
+    pair, certificate, key = authority.issue(), tmp_path / "server.pem", tmp_path / "server.key"
+    write_settled(certificate, pair.certificate)
+    write_settled(key, pair.key)
+    key.chmod(0o600)
+    with serving(tls=ServerTls.of(certificate, key, None)) as server:
+        credentials = grpc.ssl_channel_credentials(authority.certificate)
+        for address in (server.address, server.admin_address):
+            name = ("grpc.ssl_target_name_override", "localhost")
+            with grpc.secure_channel(address, credentials, [name, ("grpc.use_local_subchannel_pool", 1)]) as channel:
+                health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            with channel_to(address) as channel, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
