@@ -1,128 +1,132 @@
-"""A typed client: queries in, plain values out, errors a person can act on.
+"""Typed clients, one that waits and one for asyncio: queries in, plain values out, errors a person can act on.
 
-Names may resolve to several servers; calls go round robin, and because every RPC only reads, one that fails with
-UNAVAILABLE is tried again elsewhere. Both are the channel's doing, through its service config. Kept honest by
-tests/test_client.py.
+Here calls are carried, and nothing else: questions are made in `engine.questions` and `engine.batches`, answers read in
+`engine.answers`, connections, retries and what guards them stand in `engine.connections`. Every RPC only reads, so
+what fails with UNAVAILABLE is asked again. Kept honest by tests/test_client.py and tests/test_async_client.py.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
-from nearcart.v1 import recommendation_pb2 as wire
-from nearcart.v1 import recommendation_pb2_grpc as wire_grpc
 
-from engine import filter_messages
-from engine.errors import ClientError
-from engine.filters import Filter
-from engine.queries import Repeat, Source
-from engine.refusals import explain
+from engine import batches, questions
+from engine.answers import PartInfo, Recommendations, ReleaseInfo
+from engine.batches import Batch, BatchColumns, carts_from_columns
+from engine.caller import Caller
+from engine.connections import MAX_ANSWER_BYTES, SERVICE_CONFIG
+from engine.credentials import ClientTls
+from engine.questions import Cart, Question
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""The largest answer accepted: the largest batch with ids of the largest length."""
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{"service": "nearcart.v1.RecommendationService"}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-"""For other clients to copy: round robin over all addresses, and up to four attempts."""
-_REPEATS = {
-    Repeat.NEVER: wire.REPEAT_NEVER,
-    Repeat.MIX: wire.REPEAT_MIX,
-    Repeat.ONLY: wire.REPEAT_ONLY,
-    None: wire.REPEAT_UNSPECIFIED,
-}
-_SOURCES: dict[int, Source] = {
-    wire.SOURCE_PERSONAL: Source.PERSONAL,
-    wire.SOURCE_CART: Source.CART,
-    wire.SOURCE_SIMILAR: Source.SIMILAR,
-    wire.SOURCE_POPULAR: Source.POPULAR,
-}
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "SERVICE_CONFIG",
+    "AsyncClient",
+    "BatchColumns",
+    "Cart",
+    "Client",
+    "ClientTls",
+    "PartInfo",
+    "Recommendations",
+    "ReleaseInfo",
+    "carts_from_columns",
+]
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+CALLS_OF_A_BATCH = 4
+"""Calls of one batch of any size that are on their way at the same time."""
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+Piece = TypeVar("Piece")
+Carried = TypeVar("Carried", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class Recommendations:
-    """One answer: items, best first, with their scores; `titles` is as long where it was asked for, otherwise empty.
+def _described_by(ask: Callable[..., Any]) -> Callable[[Carried], Carried]:
+    """Gives a method of a client the name, the documentation and the parameters of the question that it asks."""
 
-    Where they were asked for, `shares` says for each item what each of `share_item_ids` gives to its score.
-    """
+    def describe(carry: Carried) -> Carried:
+        functools.update_wrapper(carry, ask)
+        signature = inspect.signature(ask)
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        shown = signature.replace(parameters=[own, *signature.parameters.values()], return_annotation=signature.empty)
+        carry.__signature__ = shown  # type: ignore[attr-defined]
+        return carry
 
-    item_ids: tuple[str, ...]
-    scores: tuple[float, ...]
-    source: Source
-    release_id: str
-    unknown_item_ids: tuple[str, ...] = ()
-    titles: tuple[str, ...] = ()
-    share_item_ids: tuple[str, ...] = ()
-    shares: tuple[tuple[float, ...], ...] = ()
+    return describe
 
 
-@dataclass(frozen=True)
-class PartInfo:
-    """A part of a recommender, and what its scores count for users and for carts."""
+def _asks(ask: Callable[P, Question[Answer]]) -> Callable[Concatenate[Client, P], Answer]:
+    @_described_by(ask)
+    def carry(self: Client, /, *arguments: P.args, **options: P.kwargs) -> Answer:
+        return self._ask(ask(*arguments, **options))
 
-    name: str
-    user_weight: float
-    cart_weight: float
-
-
-@dataclass(frozen=True)
-class ReleaseInfo:
-    """What is known about the release that answers."""
-
-    release_id: str
-    created_at: datetime.datetime
-    n_users: int
-    n_items: int
-    format_version: int
-    metrics: Mapping[str, float]
-    parts: tuple[PartInfo, ...] = ()
+    return carry
 
 
-@dataclass(frozen=True)
-class Cart:
-    """One cart of a batch, and whose it is."""
+def _asks_many(ask: Callable[P, Batch[Piece, Answer]]) -> Callable[Concatenate[Client, P], Answer]:
+    @_described_by(ask)
+    def carry(self: Client, /, *arguments: P.args, **options: P.kwargs) -> Answer:
+        batch = ask(*arguments, **options)
+        with ThreadPoolExecutor(CALLS_OF_A_BATCH, "nearcart-batch") as threads:
+            return batch.join(list(threads.map(self._ask, batch.questions)))
 
-    item_ids: Sequence[str]
-    user_id: str | None = None
-    quantities: Sequence[int] = ()
+    return carry
 
 
-class Client:
+def _awaits(ask: Callable[P, Question[Answer]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Answer]]:
+    @_described_by(ask)
+    async def carry(self: AsyncClient, /, *arguments: P.args, **options: P.kwargs) -> Answer:
+        return await self._ask(ask(*arguments, **options))
+
+    return carry
+
+
+def _awaits_many(
+    ask: Callable[P, Batch[Piece, Answer]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Answer]]:
+    @_described_by(ask)
+    async def carry(self: AsyncClient, /, *arguments: P.args, **options: P.kwargs) -> Answer:
+        batch = ask(*arguments, **options)
+        turn = asyncio.Semaphore(CALLS_OF_A_BATCH)
+
+        async def take_turn(question: Question[Piece]) -> Piece:
+            async with turn:
+                return await self._ask(question)
+
+        asking = [asyncio.ensure_future(take_turn(question)) for question in batch.questions]
+        try:
+            return batch.join(await asyncio.gather(*asking))
+        finally:
+            for each in asking:
+                each.cancel()
+
+    return carry
+
+
+class Client(Caller):
     """Asks the server at `address`, HOST:PORT or any gRPC name. Use it in `with`, or `close` it; it is thread-safe.
 
-    Where limits and defaults are not given, the server's apply: they stand in the .proto. A `filter` is one of
-    engine.filters. Every method raises ClientError, whose text says what to do.
+    A call has `timeout_seconds` in all. Calls take turns over `connections`, which connect when used. A `token`, text
+    or what returns it, or the one in `token_file`, which may change, goes with each call as a bearer token: over `tls`,
+    to this machine, or where `allow_plaintext` says that something else guards the way. Every method, and this, raises
+    ClientError, whose text says what to do.
     """
 
-    def __init__(self, address: str, *, timeout_seconds: float = 10.0) -> None:
-        self.address = address
-        self._timeout_seconds = timeout_seconds
-        options = [
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-            ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
-        ]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._stub = wire_grpc.RecommendationServiceStub(self._channel)
+    recommend_for_user = _asks(questions.recommend_for_user)
+    recommend_for_cart = _asks(questions.recommend_for_cart)
+    similar_items = _asks(questions.similar_items)
+    recommend_for_users = _asks(questions.recommend_for_users)
+    recommend_for_carts = _asks(questions.recommend_for_carts)
+    columns_for_users = _asks_many(batches.columns_for_users)
+    columns_for_carts = _asks_many(batches.columns_for_carts)
+    release = _asks(questions.release)
 
     def __enter__(self) -> Client:
         return self
@@ -134,235 +138,61 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._channel.close()
+        self._is_closed = True
+        for channel in self._channels:
+            channel.close()
 
-    def recommend_for_user(
-        self,
-        user_id: str,
-        *,
-        limit: int | None = None,
-        exclude_item_ids: Sequence[str] = (),
-        recent_item_ids: Sequence[str] = (),
-        repeat: Repeat | None = None,
-        strict: bool = False,
-        titles: bool = False,
-        filter: Filter | None = None,
-        allowed_item_ids: Sequence[str] = (),
-        without_parts: Sequence[str] = (),
-        shares: bool = False,
-    ) -> Recommendations:
-        """What should this user see next?"""
-        request = self._request(
-            wire.RecommendForUserRequest,
-            user_id=user_id,
-            limit=limit,
-            exclude_item_ids=exclude_item_ids,
-            recent_item_ids=recent_item_ids,
-            repeat=_REPEATS[repeat],
-            strict=strict,
-            include_titles=titles,
-            filter=filter,
-            allowed_item_ids=allowed_item_ids,
-            without_parts=without_parts,
-            include_shares=shares,
-        )
-        return _one(self._ask(self._stub.RecommendForUser, request))
+    def _start(self) -> None:
+        self._take_turns(self._connections.open())
 
-    def recommend_for_cart(
-        self,
-        item_ids: Sequence[str],
-        *,
-        user_id: str | None = None,
-        limit: int | None = None,
-        exclude_item_ids: Sequence[str] = (),
-        repeat: Repeat | None = None,
-        strict: bool = False,
-        titles: bool = False,
-        filter: Filter | None = None,
-        allowed_item_ids: Sequence[str] = (),
-        quantities: Sequence[int] = (),
-        history_weight: float = 0.0,
-        without_parts: Sequence[str] = (),
-        shares: bool = False,
-    ) -> Recommendations:
-        """What goes with this cart?"""
-        request = self._request(
-            wire.RecommendForCartRequest,
-            item_ids=item_ids,
-            user_id=user_id,
-            limit=limit,
-            exclude_item_ids=exclude_item_ids,
-            repeat=_REPEATS[repeat],
-            strict=strict,
-            include_titles=titles,
-            filter=filter,
-            allowed_item_ids=allowed_item_ids,
-            without_parts=without_parts,
-            include_shares=shares,
-            quantities=quantities,
-            history_weight=history_weight,
-        )
-        return _one(self._ask(self._stub.RecommendForCart, request))
-
-    def similar_items(
-        self,
-        item_id: str,
-        *,
-        limit: int | None = None,
-        exclude_item_ids: Sequence[str] = (),
-        titles: bool = False,
-        filter: Filter | None = None,
-        allowed_item_ids: Sequence[str] = (),
-        without_parts: Sequence[str] = (),
-        shares: bool = False,
-    ) -> Recommendations:
-        """Which items are like this one?"""
-        request = self._request(
-            wire.RecommendSimilarItemsRequest,
-            item_id=item_id,
-            limit=limit,
-            exclude_item_ids=exclude_item_ids,
-            include_titles=titles,
-            filter=filter,
-            allowed_item_ids=allowed_item_ids,
-            without_parts=without_parts,
-            include_shares=shares,
-        )
-        return _one(self._ask(self._stub.RecommendSimilarItems, request))
-
-    def recommend_for_users(
-        self,
-        user_ids: Sequence[str],
-        *,
-        limit: int | None = None,
-        exclude_item_ids: Sequence[str] = (),
-        repeat: Repeat | None = None,
-        strict: bool = False,
-        filter: Filter | None = None,
-        allowed_item_ids: Sequence[str] = (),
-        without_parts: Sequence[str] = (),
-    ) -> list[Recommendations]:
-        """What should each of these users see next? Answers in their order."""
-        request = self._request(
-            wire.BatchRecommendForUsersRequest,
-            user_ids=user_ids,
-            limit=limit,
-            exclude_item_ids=exclude_item_ids,
-            repeat=_REPEATS[repeat],
-            strict=strict,
-            filter=filter,
-            allowed_item_ids=allowed_item_ids,
-            without_parts=without_parts,
-        )
-        return list(_many(self._ask(self._stub.BatchRecommendForUsers, request), [()] * len(user_ids)))
-
-    def recommend_for_carts(
-        self,
-        carts: Sequence[Cart],
-        *,
-        limit: int | None = None,
-        exclude_item_ids: Sequence[str] = (),
-        repeat: Repeat | None = None,
-        strict: bool = False,
-        filter: Filter | None = None,
-        allowed_item_ids: Sequence[str] = (),
-        history_weight: float = 0.0,
-        without_parts: Sequence[str] = (),
-    ) -> list[Recommendations]:
-        """What goes with each of these carts? Answers in their order."""
-        request = self._request(
-            wire.BatchRecommendForCartsRequest,
-            carts=[
-                self._request(wire.Cart, item_ids=cart.item_ids, user_id=cart.user_id, quantities=cart.quantities)
-                for cart in carts
-            ],
-            limit=limit,
-            exclude_item_ids=exclude_item_ids,
-            repeat=_REPEATS[repeat],
-            strict=strict,
-            filter=filter,
-            allowed_item_ids=allowed_item_ids,
-            without_parts=without_parts,
-            history_weight=history_weight,
-        )
-        response = self._ask(self._stub.BatchRecommendForCarts, request)
-        return list(_many(response, [cart.item_ids for cart in carts]))
-
-    def release(self) -> ReleaseInfo:
-        """Which release is answering?"""
-        response = self._ask(self._stub.GetRelease, wire.GetReleaseRequest())
-        return ReleaseInfo(
-            release_id=response.release_id,
-            created_at=response.created_at.ToDatetime(datetime.UTC),
-            n_users=response.user_count,
-            n_items=response.item_count,
-            format_version=response.format_version,
-            metrics=dict(response.metrics),
-            parts=tuple(PartInfo(part.name, part.user_weight, part.cart_weight) for part in response.parts),
-        )
-
-    def _request(self, kind: Callable[..., Request], **fields: Any) -> Request:
-        for name, value in fields.items():
-            many = name.endswith(("_ids", "_parts"))
-            if many and (isinstance(value, str) or not all(isinstance(each, str) for each in value)):
-                raise ClientError(f"{name}: found {value!r}, expected a list of ids, each a str")
-            if name.endswith("_id") and not isinstance(value, str | None):
-                raise ClientError(f"{name}: found {value!r}, expected a str; ids are text")
-        try:
-            if fields.get("filter") is not None:
-                fields["filter"] = filter_messages.write(fields["filter"])
-            return kind(**fields)
-        except (TypeError, ValueError, AttributeError) as error:  # no text, a number beyond 32 bits, half a surrogate
-            raise ClientError(f"the question cannot be put into a message: {error}") from error
-
-    def _ask(self, method: Callable[..., Response], request: object) -> Response:
-        try:
-            return method(request, timeout=self._timeout_seconds)
-        except grpc.RpcError as error:
-            raise ClientError(explain(error, self.address, self._timeout_seconds)) from error
+    def _ask(self, question: Question[Answer]) -> Answer:
+        call = self._call(question.method)
+        while True:
+            try:
+                response = call.send(question.request)
+            except grpc.RpcError as error:
+                call.fail(error)
+            else:
+                return question.read(response)
 
 
-def _one(
-    response: wire.RecommendForUserResponse | wire.RecommendForCartResponse | wire.RecommendSimilarItemsResponse,
-) -> Recommendations:
-    return Recommendations(
-        item_ids=tuple(response.item_ids),
-        scores=tuple(response.scores),
-        source=_source(response.source),
-        release_id=response.release_id,
-        unknown_item_ids=tuple(response.unknown_item_ids),
-        titles=tuple(response.titles),
-        share_item_ids=tuple(response.share_item_ids),
-        shares=_rows(response.shares, len(response.share_item_ids)),
-    )
+class AsyncClient(Caller):
+    """Client, for asyncio: the same arguments and methods, and each method is awaited.
 
+    Use it in `async with`, or await `close`; it belongs to the event loop of its first call.
+    """
 
-def _rows(numbers: Sequence[float], length: int) -> tuple[tuple[float, ...], ...]:
-    """Flat numbers, so many to a row."""
-    return tuple(tuple(numbers[start : start + length]) for start in range(0, len(numbers), max(1, length)))
+    recommend_for_user = _awaits(questions.recommend_for_user)
+    recommend_for_cart = _awaits(questions.recommend_for_cart)
+    similar_items = _awaits(questions.similar_items)
+    recommend_for_users = _awaits(questions.recommend_for_users)
+    recommend_for_carts = _awaits(questions.recommend_for_carts)
+    columns_for_users = _awaits_many(batches.columns_for_users)
+    columns_for_carts = _awaits_many(batches.columns_for_carts)
+    release = _awaits(questions.release)
 
+    async def __aenter__(self) -> AsyncClient:
+        return self
 
-def _many(
-    response: wire.BatchRecommendForUsersResponse | wire.BatchRecommendForCartsResponse,
-    asked_item_ids: Sequence[Sequence[str]],
-) -> Iterator[Recommendations]:
-    """Cut the flat columns; the unknown items of all come back to the queries that named them."""
-    item_ids, scores, start = list(response.item_ids), list(response.scores), 0
-    unknown = set(response.unknown_item_ids)
-    for count, source, asked in zip(response.counts, response.sources, asked_item_ids, strict=True):
-        stop = start + count
-        yield Recommendations(
-            item_ids=tuple(item_ids[start:stop]),
-            scores=tuple(scores[start:stop]),
-            source=_source(source),
-            release_id=response.release_id,
-            unknown_item_ids=tuple(dict.fromkeys(each for each in asked if each in unknown)),
-        )
-        start = stop
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
 
+    async def close(self) -> None:
+        """Close the connections."""
+        self._is_closed = True
+        for channel in self._channels:
+            await channel.close()
 
-def _source(value: int) -> Source:
-    try:
-        return _SOURCES[value]
-    except KeyError:
-        raise ClientError(f"the server named the source {value}, which this client does not know: update it") from None
+    async def _ask(self, question: Question[Answer]) -> Answer:
+        call = self._call(question.method)
+        if not self._channels:  # not before a loop runs: channels belong to one
+            self._take_turns(self._connections.open_async())
+        while True:
+            try:
+                response = await call.send(question.request)
+            except grpc.RpcError as error:
+                call.fail(error)
+            else:
+                return question.read(response)

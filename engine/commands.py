@@ -19,7 +19,7 @@ from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageErr
 from engine.vector_formats import FORMATS
 
 if TYPE_CHECKING:
-    from engine.client import Client, Recommendations
+    from engine.client import Client, ClientTls, Recommendations
 
 _log = logging.getLogger("nearcart")
 
@@ -27,6 +27,8 @@ _SHOWN_SHARES = 3
 """Items of a cart or history that are named beside each answer."""
 _RELEASES_HELP = "directory of releases"
 _DEFAULT_ADDRESS = "127.0.0.1:50051"
+_DEFAULT_ROOTS = "default"
+"""As --tls-ca: no file, but those that gRPC brings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,17 @@ class Query:
     strict: bool = option("fail for unknown users and items instead of answering with popular items", False)
     address: str = option("the server", _DEFAULT_ADDRESS, metavar="HOST:PORT")
     timeout_seconds: float = option("longest wait for the answer", 10.0, metavar="S", minimum=0.001)
+    tls_ca: str | None = option(
+        "talk TLS, and trust the certificates of this PEM file; 'default' trusts those that gRPC brings",
+        None,
+        metavar="FILE",
+    )
+    tls_certificate: Path | None = option(
+        "talk TLS, and show the server this certificate, with --tls-key", None, metavar="FILE"
+    )
+    tls_key: Path | None = option("the key of --tls-certificate", None, metavar="FILE")
+    token_file: Path | None = option("send the bearer token in this file", None, metavar="FILE")
+    allow_plaintext: bool = option("send the token to other machines without TLS too", False)
     json: bool = option("print JSON instead of a table", False)
 
     def run(self) -> None:
@@ -167,9 +180,24 @@ class Query:
             raise UsageError(f"{flag} means nothing with `query {self.kind}`: leave it away")
         from engine.client import Client
 
-        with Client(self.address, timeout_seconds=self.timeout_seconds) as client:
+        with Client(
+            self.address,
+            timeout_seconds=self.timeout_seconds,
+            connections=1,
+            tls=self._tls(),
+            token_file=self.token_file,
+            allow_plaintext=self.allow_plaintext,
+        ) as client:
             answer = self._ask(client)
         print(json.dumps(as_json(answer), indent=1) if self.json else as_table(answer))
+
+    def _tls(self) -> ClientTls | None:
+        from engine.client import ClientTls
+
+        if self.tls_ca is None and self.tls_certificate is None and self.tls_key is None:
+            return None
+        roots = None if self.tls_ca in (None, _DEFAULT_ROOTS) else Path(self.tls_ca)
+        return ClientTls(roots, self.tls_certificate, self.tls_key)
 
     def _ask(self, client: Client) -> Recommendations:
         from engine.filter_messages import from_json

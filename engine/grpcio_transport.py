@@ -17,9 +17,10 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 
 from engine.calls import Calls
+from engine.keepalive import SERVER_OPTIONS
 from engine.methods import Outcome
 from engine.statuses import Refusal
-from engine.transport import PING_SECONDS, TransportOptions
+from engine.transport import TransportOptions
 
 _ASIDE_THREADS = 4
 
@@ -47,8 +48,7 @@ class GrpcioTransport:
                 ("grpc.so_reuseport", int(options.share_port)),
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_concurrent_streams", options.max_concurrent_streams),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", round(PING_SECONDS * 1000)),
-                ("grpc.keepalive_permit_without_calls", 1),
+                *SERVER_OPTIONS,
                 *(
                     (("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", 30_000))
                     if age_ms

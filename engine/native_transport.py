@@ -23,6 +23,7 @@ import grpc
 from engine.calls import Calls
 from engine.errors import UsageError
 from engine.grpcio_transport import Register
+from engine.keepalive import SERVER_PING_EVERY_SECONDS, SERVER_PING_TIMEOUT_SECONDS
 from engine.methods import Outcome
 from engine.statuses import TOO_LARGE, Refusal
 from engine.transport import TransportOptions
@@ -95,6 +96,8 @@ class NativeTransport:
                 [(path, False) for path in self._paths],
                 io_threads=1,
                 call_details=True,
+                keepalive_time_ms=SERVER_PING_EVERY_SECONDS * 1000,
+                keepalive_timeout_ms=SERVER_PING_TIMEOUT_SECONDS * 1000,
                 keepalive_permit_without_calls=True,
                 max_concurrent_streams=self._options.max_concurrent_streams,
                 max_metadata_size=_METADATA_BYTES,

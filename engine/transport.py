@@ -12,9 +12,6 @@ from typing import Protocol
 
 import grpc
 
-PING_SECONDS = 10.0
-"""Clients may send keepalive pings this often, also where no call is under way."""
-
 
 @dataclass(frozen=True)
 class TransportOptions:
