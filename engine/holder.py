@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.errors import PublishFailed, ReleaseError, ReleaseNotFound, ServerError
+from engine.priority import gentle_thread
 from engine.service import ServedSnapshot
 
 MAX_RETRY_SECONDS = 300.0
@@ -241,6 +242,7 @@ class SnapshotHolder:
 
     def _check_files(self, release_id: str) -> None:
         """Compare every file with its checksum: pages are mapped from disk, so damage shows only where one looks."""
+        gentle_thread()
         try:
             self._releases.verify(release_id)
         except Exception as error:

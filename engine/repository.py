@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ReleaseError, ReleaseNotFound
-from engine.release import Draft, Release, flush, publishing, reading
+from engine.manifest import reading
+from engine.release import Draft, Release, flush, publishing
 
 CURRENT = "CURRENT"
 _RELEASE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
