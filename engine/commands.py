@@ -20,6 +20,7 @@ from engine.vector_formats import FORMATS
 
 if TYPE_CHECKING:
     from engine.client import Client, Recommendations
+    from engine.repository import Repository
 
 _log = logging.getLogger("nearcart")
 
@@ -192,9 +193,9 @@ def _strongest(item_ids: Sequence[str], shares: Sequence[float]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Releases:
-    """List releases, verify one, promote one to be live, or roll back to the one before."""
+    """List releases, verify one, promote one to be live, roll back to the one before, or prune old ones."""
 
-    action: str = option("what to do", positional=True, choices=("list", "verify", "promote", "rollback"))
+    action: str = option("what to do", positional=True, choices=("list", "verify", "promote", "rollback", "prune"))
     release_id: str | None = option(
         "the release to verify or promote; verify without one checks the live release",
         None,
@@ -203,12 +204,16 @@ class Releases:
     )
     releases: Path = option(_RELEASES_HELP, metavar="DIR")
     json: bool = option("with list: print JSON instead of a table", False)
+    keep: int | None = option("with prune: newest releases to keep", None, metavar="N", minimum=1)
+    dry_run: bool = option("with prune: only say what would be deleted", False)
+    force: bool = option("with prune: delete also where the file system cannot tell what is in use", False)
 
     def run(self) -> None:
         """Print what was done. Raises ReleaseError."""
         from engine.repository import Repository
 
-        if self.release_id is not None and self.action in ("list", "rollback"):
+        self._require_sense()
+        if self.release_id is not None and self.action in ("list", "rollback", "prune"):
             raise UsageError(f"releases {self.action} takes no id, found {self.release_id!r}; `promote` makes one live")
         repository = Repository(self.releases)
         if self.action == "list":
@@ -222,10 +227,36 @@ class Releases:
                 raise UsageError("releases promote needs the id of a release; `nearcart releases list` shows them")
             repository.promote(self.release_id)
             print(f"{self.release_id} is live")
+        elif self.action == "prune":
+            self._prune(repository)
         else:
             print(f"{repository.rollback()} is live")
 
-    def _list(self, repository: Any) -> None:
+    def _require_sense(self) -> None:
+        """Raises UsageError for flags of other actions."""
+        of_actions = {"--keep": ("prune",), "--dry-run": ("prune",), "--force": ("prune",), "--json": ("list",)}
+        given = {"--keep": self.keep is not None, "--dry-run": self.dry_run, "--force": self.force, "--json": self.json}
+        for flag, actions in of_actions.items():
+            if given[flag] and self.action not in actions:
+                raise UsageError(f"{flag} means nothing with `releases {self.action}`: leave it away")
+
+    def _prune(self, repository: Repository) -> None:
+        from engine.prune import prune
+
+        if self.keep is None:
+            raise UsageError("releases prune needs --keep N: the number of newest releases that stay")
+        pruned = prune(repository, self.keep, dry_run=self.dry_run, force=self.force)
+        would = "would be " if self.dry_run else ""
+        for name in pruned.leftovers:
+            print(f"{name} is deleted: an earlier prune began it")
+        for release_id, reason in pruned.passed_over.items():
+            print(f"{release_id} stays: {reason}")
+        for release_id, freed in pruned.removed.items():
+            print(f"{release_id} {would or 'is '}deleted: {freed:,} bytes")
+        total = sum(pruned.removed.values())
+        print(f"{len(pruned.removed)} releases {would}deleted, {total:,} bytes {would}free")
+
+    def _list(self, repository: Repository) -> None:
         summaries = repository.summaries()
         if self.json:
             print(json.dumps([vars(each) for each in summaries], indent=1))

@@ -22,6 +22,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from engine.errors import PublishFailed, ReleaseCorrupt
+from engine.in_use import Hold
 from engine.manifest import FORMAT_VERSION, MANIFEST, manifest_checksum, plain_size, read_manifest, reading
 
 INDEX_FILE = "index.faiss"
@@ -39,6 +40,7 @@ class Release:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._hold: Hold | None = None
         self.manifest = MappingProxyType(read_manifest(directory))
         self.release_id = str(self.manifest["release_id"])
         if directory.name != self.release_id:
@@ -54,6 +56,11 @@ class Release:
                 raise ReleaseCorrupt(
                     f"{path} {state}, the manifest says {entry['size_bytes']:,}: copy the release again, or roll back"
                 )
+
+    def held(self) -> Release:
+        """The same, not to be pruned for as long as this object lives. Raises ReleaseNotFound where it just was."""
+        self._hold = self._hold or Hold(self.directory)
+        return self
 
     def verify(self) -> None:
         """Read every file and compare its SHA-256 with the manifest. Raises ReleaseCorrupt.

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ReleaseError, ReleaseNotFound
+from engine.errors import PublishFailed, ReleaseError, ReleaseNotFound
+from engine.in_use import Hold
 from engine.manifest import reading
 from engine.release import Draft, Release, flush, publishing
 
@@ -52,15 +53,16 @@ class Repository:
         """
         draft.finish({"created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **fields})
         final = self.root / draft.release_id
-        with publishing(final):
-            draft.directory.rename(final)
-            try:
-                flush(self.root)
-            except OSError:
-                final.rename(draft.directory)  # a draft again, so that the error's "nothing was published" is true
-                raise
-        if promote:
-            self._replace_current(draft.release_id)
+        with Hold(draft.directory):
+            with publishing(final):
+                draft.directory.rename(final)
+                try:
+                    flush(self.root)
+                except OSError:
+                    final.rename(draft.directory)  # a draft again, so that the error's "nothing was published" is true
+                    raise
+            if promote:
+                self._replace_current(draft.release_id)
         return draft.release_id
 
     def path(self, release_id: str) -> Path:
@@ -95,8 +97,10 @@ class Repository:
 
     def promote(self, release_id: str) -> None:
         """Verify a release in full, then make it CURRENT. Raises ReleaseError and changes nothing if it is broken."""
-        self.verify(release_id)
-        self._replace_current(release_id)
+        release = Release(self.path(release_id))
+        with Hold(release.directory):
+            release.verify()
+            self._replace_current(release_id)
 
     def previous_ids(self) -> list[str]:
         """The releases older than the live one, newest first; none where nothing is live."""
@@ -107,10 +111,11 @@ class Repository:
         """Promote the newest sound release older than CURRENT; returns its id. Raises ReleaseError."""
         for release_id in self.previous_ids():
             try:
-                self.verify(release_id)
+                self.promote(release_id)
+            except PublishFailed:  # CURRENT cannot be written, whatever it is to name
+                raise
             except ReleaseError:
                 continue
-            self._replace_current(release_id)
             return release_id
         raise ReleaseNotFound(
             f"{self.root} has no sound release older than {self.current()}: there is nothing to roll back to"

@@ -9,7 +9,6 @@ from typing import Any
 from engine.configuration import as_mapping
 from engine.index import check_plan
 from engine.plan import IndexPlan
-from engine.release import Release
 from engine.repository import Repository
 from trainer.als import Embeddings, train
 from trainer.checkpoint import STARTED_FROM, Checkpoint
@@ -124,9 +123,8 @@ def _vectors(interactions: Interactions, options: TrainOptions, previous: Previo
     stopping = None
     if options.early_stopping:
         among, kind = None, "an item"
-        if previous is not None:
-            release = Release(Repository(options.releases).path(previous.release_id))
-            among = new_entries(read_histories(release), interactions)
+        if previous is not None and previous.release is not None:
+            among = new_entries(read_histories(previous.release), interactions)
             kind = f"an item that release {previous.release_id} did not have"
         stopping = EarlyStopping(interactions, options, options.early_stopping, among=among)
         step(f"holding out {kind} of {stopping.n_users:,} users, to measure {METRIC} after each epoch")
