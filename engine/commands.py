@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.configuration import option
 from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageError
+from engine.gate import MAX_LOSS, MAX_METRIC_LOSS, Gate
 from engine.vector_formats import FORMATS
 
 if TYPE_CHECKING:
@@ -206,7 +207,25 @@ class Releases:
     json: bool = option("with list: print JSON instead of a table", False)
     keep: int | None = option("with prune: newest releases to keep", None, metavar="N", minimum=1)
     dry_run: bool = option("with prune: only say what would be deleted", False)
-    force: bool = option("with prune: delete also where the file system cannot tell what is in use", False)
+    force: bool = option(
+        "with promote: whatever it lost against the live release; with prune: delete also where the file system cannot "
+        "tell what is in use",
+        False,
+    )
+    max_loss: float = option(
+        "with promote: share of the live release's users, items and events that the release may have less of",
+        MAX_LOSS,
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
+    )
+    max_metric_loss: float = option(
+        "with promote: share by which what was measured on held-out events, or the index's recall, may be lower",
+        MAX_METRIC_LOSS,
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
+    )
 
     def run(self) -> None:
         """Print what was done. Raises ReleaseError."""
@@ -215,7 +234,7 @@ class Releases:
         self._require_sense()
         if self.release_id is not None and self.action in ("list", "rollback", "prune"):
             raise UsageError(f"releases {self.action} takes no id, found {self.release_id!r}; `promote` makes one live")
-        repository = Repository(self.releases)
+        repository = Repository(self.releases, Gate(self.max_loss, self.max_metric_loss))
         if self.action == "list":
             self._list(repository)
         elif self.action == "verify":
@@ -225,7 +244,7 @@ class Releases:
         elif self.action == "promote":
             if self.release_id is None:
                 raise UsageError("releases promote needs the id of a release; `nearcart releases list` shows them")
-            repository.promote(self.release_id)
+            repository.promote(self.release_id, force=self.force)
             print(f"{self.release_id} is live")
         elif self.action == "prune":
             self._prune(repository)
@@ -234,10 +253,16 @@ class Releases:
 
     def _require_sense(self) -> None:
         """Raises UsageError for flags of other actions."""
-        of_actions = {"--keep": ("prune",), "--dry-run": ("prune",), "--force": ("prune",), "--json": ("list",)}
-        given = {"--keep": self.keep is not None, "--dry-run": self.dry_run, "--force": self.force, "--json": self.json}
-        for flag, actions in of_actions.items():
-            if given[flag] and self.action not in actions:
+        misplaced = {
+            "--keep": self.keep is not None and self.action != "prune",
+            "--dry-run": self.dry_run and self.action != "prune",
+            "--force": self.force and self.action not in ("promote", "prune"),
+            "--json": self.json and self.action != "list",
+            "--max-loss": self.max_loss != MAX_LOSS and self.action != "promote",
+            "--max-metric-loss": self.max_metric_loss != MAX_METRIC_LOSS and self.action != "promote",
+        }
+        for flag, is_misplaced in misplaced.items():
+            if is_misplaced:
                 raise UsageError(f"{flag} means nothing with `releases {self.action}`: leave it away")
 
     def _prune(self, repository: Repository) -> None:
