@@ -129,7 +129,7 @@ def check_index(release: Release, seed: int) -> Iterator[tuple[str, Measured]]:
 
     Raises RecallNotReached where it is below what the release promises, ReleaseError.
     """
-    part = DensePart.of(release.manifest)
+    part = DensePart.of(release.held().manifest)
     promised_recall = float(release.manifest["index"]["promised_recall"])
     encoder = part.encoder(release)
     histories = _bags(release, "users/history")
@@ -163,7 +163,7 @@ def rebuild_index(
 
     `vectors` is the format to carry vectors in, no finer than the release's, None for that. Raises UsageError.
     """
-    release = Release(repository.path(release_id))
+    release = Release(repository.path(release_id)).held()
     manifest = dict(release.manifest)
     part = DensePart.of(manifest)
     check_plan(plan, part.factors)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.configuration import option
 from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageError
+from engine.gate import MAX_LOSS, MAX_METRIC_LOSS, Gate
 from engine.vector_formats import FORMATS
 
 if TYPE_CHECKING:
     from engine.client import Client, ClientTls, Recommendations
+    from engine.repository import Repository
 
 _log = logging.getLogger("nearcart")
 
@@ -252,9 +254,9 @@ def _strongest(item_ids: Sequence[str], shares: Sequence[float]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Releases:
-    """List releases, verify one, promote one to be live, or roll back to the one before."""
+    """List releases, verify one, promote one to be live, roll back to the one before, or prune old ones."""
 
-    action: str = option("what to do", positional=True, choices=("list", "verify", "promote", "rollback"))
+    action: str = option("what to do", positional=True, choices=("list", "verify", "promote", "rollback", "prune"))
     release_id: str | None = option(
         "the release to verify or promote; verify without one checks the live release",
         None,
@@ -263,14 +265,36 @@ class Releases:
     )
     releases: Path = option(_RELEASES_HELP, metavar="DIR")
     json: bool = option("with list: print JSON instead of a table", False)
+    keep: int | None = option("with prune: newest releases to keep", None, metavar="N", minimum=1)
+    dry_run: bool = option("with prune: only say what would be deleted", False)
+    force: bool = option(
+        "with promote: whatever it lost against the live release; with prune: delete also where the file system cannot "
+        "tell what is in use",
+        False,
+    )
+    max_loss: float = option(
+        "with promote: share of the live release's users, items and events that the release may have less of",
+        MAX_LOSS,
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
+    )
+    max_metric_loss: float = option(
+        "with promote: share by which what was measured on held-out events, or the index's recall, may be lower",
+        MAX_METRIC_LOSS,
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
+    )
 
     def run(self) -> None:
         """Print what was done. Raises ReleaseError."""
         from engine.repository import Repository
 
-        if self.release_id is not None and self.action in ("list", "rollback"):
+        self._require_sense()
+        if self.release_id is not None and self.action in ("list", "rollback", "prune"):
             raise UsageError(f"releases {self.action} takes no id, found {self.release_id!r}; `promote` makes one live")
-        repository = Repository(self.releases)
+        repository = Repository(self.releases, Gate(self.max_loss, self.max_metric_loss))
         if self.action == "list":
             self._list(repository)
         elif self.action == "verify":
@@ -280,12 +304,44 @@ class Releases:
         elif self.action == "promote":
             if self.release_id is None:
                 raise UsageError("releases promote needs the id of a release; `nearcart releases list` shows them")
-            repository.promote(self.release_id)
+            repository.promote(self.release_id, force=self.force)
             print(f"{self.release_id} is live")
+        elif self.action == "prune":
+            self._prune(repository)
         else:
             print(f"{repository.rollback()} is live")
 
-    def _list(self, repository: Any) -> None:
+    def _require_sense(self) -> None:
+        """Raises UsageError for flags of other actions."""
+        misplaced = {
+            "--keep": self.keep is not None and self.action != "prune",
+            "--dry-run": self.dry_run and self.action != "prune",
+            "--force": self.force and self.action not in ("promote", "prune"),
+            "--json": self.json and self.action != "list",
+            "--max-loss": self.max_loss != MAX_LOSS and self.action != "promote",
+            "--max-metric-loss": self.max_metric_loss != MAX_METRIC_LOSS and self.action != "promote",
+        }
+        for flag, is_misplaced in misplaced.items():
+            if is_misplaced:
+                raise UsageError(f"{flag} means nothing with `releases {self.action}`: leave it away")
+
+    def _prune(self, repository: Repository) -> None:
+        from engine.prune import prune
+
+        if self.keep is None:
+            raise UsageError("releases prune needs --keep N: the number of newest releases that stay")
+        pruned = prune(repository, self.keep, dry_run=self.dry_run, force=self.force)
+        would = "would be " if self.dry_run else ""
+        for name in pruned.leftovers:
+            print(f"{name} is deleted: an earlier prune began it")
+        for release_id, reason in pruned.passed_over.items():
+            print(f"{release_id} stays: {reason}")
+        for release_id, freed in pruned.removed.items():
+            print(f"{release_id} {would or 'is '}deleted: {freed:,} bytes")
+        total = sum(pruned.removed.values())
+        print(f"{len(pruned.removed)} releases {would}deleted, {total:,} bytes {would}free")
+
+    def _list(self, repository: Repository) -> None:
         summaries = repository.summaries()
         if self.json:
             print(json.dumps([vars(each) for each in summaries], indent=1))

@@ -6,6 +6,7 @@
     │   ├── ReleaseNotFound           no such release, or CURRENT names nothing
     │   ├── ReleaseCorrupt            a file is missing, cut, changed, or disagrees with the manifest
     │   ├── ReleaseIncompatible       written in a format version this program does not read
+    │   ├── PromotionRefused          the release lost much against the live one; it is whole, and not live
     │   └── PublishFailed             the disk is full or not writable; nothing was published
     ├── SearchError
     │   ├── IndexUnsupported          a factory string FAISS does not know or cannot search here
@@ -52,6 +53,14 @@ class ReleaseCorrupt(ReleaseError):
 
 class ReleaseIncompatible(ReleaseError):
     """The release is written in a format version that this program does not read."""
+
+
+class PromotionRefused(ReleaseError):
+    """The release `release_id` has much less than the live one, or finds much less; it is there, and not live."""
+
+    def __init__(self, release_id: str, message: str) -> None:
+        super().__init__(message)
+        self.release_id = release_id
 
 
 class PublishFailed(ReleaseError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.errors import PublishFailed, ReleaseError, ReleaseNotFound, ServerError
+from engine.priority import gentle_thread
 from engine.service import ServedSnapshot
 
 MAX_RETRY_SECONDS = 300.0
@@ -38,7 +39,10 @@ class Releases(Protocol):
         """Its directory. Raises ReleaseNotFound."""
 
     def promote(self, release_id: str) -> None:
-        """Verify a release and make it CURRENT. Raises ReleaseError."""
+        """Let a release pass the gate, verify it and make it CURRENT. Raises ReleaseError."""
+
+    def restore(self, release_id: str) -> None:
+        """As `promote`, without the gate."""
 
     def previous_ids(self) -> list[str]:
         """The releases older than CURRENT, newest first, sound or not."""
@@ -155,11 +159,7 @@ class SnapshotHolder:
 
     def promote(self, release_id: str) -> None:
         """Load a release, make it CURRENT, serve it. Raises ReleaseError and leaves CURRENT alone where that fails."""
-        with self._changing:
-            snapshot = self._load(release_id)
-            with self._remembering(f"release {release_id} could not be promoted"):
-                self._releases.promote(release_id)
-            self._swap(snapshot)
+        self._make_live(release_id, self._releases.promote)
 
     def rollback(self) -> str:
         """Promote the newest release older than CURRENT that loads and is sound; returns its id. Raises ReleaseError.
@@ -171,7 +171,7 @@ class SnapshotHolder:
                 release_ids = self._releases.previous_ids()
             for release_id in release_ids:
                 try:
-                    self.promote(release_id)
+                    self._make_live(release_id, self._releases.restore)
                 except PublishFailed:  # CURRENT cannot be written, whatever it is to name
                     raise
                 except ReleaseError as error:
@@ -190,6 +190,13 @@ class SnapshotHolder:
             return self._releases.current() or ""
         except (OSError, ValueError, ReleaseError):
             return ""
+
+    def _make_live(self, release_id: str, replace_current: Callable[[str], None]) -> None:
+        with self._changing:
+            snapshot = self._load(release_id)
+            with self._remembering(f"release {release_id} could not be promoted"):
+                replace_current(release_id)
+            self._swap(snapshot)
 
     def _current(self) -> str:
         with self._remembering("CURRENT cannot be read"):
@@ -241,6 +248,7 @@ class SnapshotHolder:
 
     def _check_files(self, release_id: str) -> None:
         """Compare every file with its checksum: pages are mapped from disk, so damage shows only where one looks."""
+        gentle_thread()
         try:
             self._releases.verify(release_id)
         except Exception as error:

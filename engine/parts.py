@@ -44,6 +44,7 @@ ITEMS = TableNames("parts/0/item_vectors", "parts/0/item_scales")
 AGES = "users/history.ages"
 """How old each entry is, uint16: see engine.evidence."""
 SPECTRUM = "parts/0/spectrum"
+_MOST_ROWS = 1 << 48
 EXPORT_ROTATION = "parts/0/export_rotation"
 
 
@@ -59,7 +60,12 @@ class Sizes:
     def of(cls, manifest: Mapping[str, Any]) -> Sizes:
         """Read a manifest. Raises ReleaseCorrupt."""
         with understanding(manifest):
-            return cls(*(int(manifest["sizes"][name]) for name in ("users", "items", "entries")))
+            sizes = cls(*(int(manifest["sizes"][name]) for name in ("users", "items", "entries")))
+        if not all(0 <= size < _MOST_ROWS for size in (sizes.n_users, sizes.n_items, sizes.n_entries)):
+            raise ReleaseCorrupt(
+                f"the manifest of {manifest.get('release_id')} has sizes that none of its arrays can have"
+            )
+        return sizes
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def understanding(manifest: Mapping[str, Any]) -> Iterator[None]:
     """Turns what goes wrong in reading fields inside the block into ReleaseCorrupt."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReleaseCorrupt(f"the manifest of {manifest.get('release_id')} lacks a field: {error!r}") from error
 
 

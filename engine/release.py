@@ -12,8 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -22,19 +21,15 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseIncompatible, ReleaseNotFound
+from engine.errors import PublishFailed, ReleaseCorrupt
+from engine.in_use import Hold
+from engine.manifest import FORMAT_VERSION, MANIFEST, manifest_checksum, plain_size, read_manifest, reading
 
-FORMAT_VERSION = 2
-"""What is written."""
-_READABLE = (1, 2)
-MANIFEST = "manifest.json"
 INDEX_FILE = "index.faiss"
 INDEX_PICTURE = "index.svg"
 _PACKAGES = ("nearcart", "faiss-cpu", "numba", "numpy")
-_REQUIRED = {
-    "release_id": str, "created_at": str, "files": dict,
-    "sizes": dict, "parts": list, "index": dict, "attributes": list,
-}  # fmt: skip
+_HASHED_BYTES = 1 << 20
+"""Read and hashed at a time, without the interpreter's lock, which a thread that verifies so hardly asks for."""
 
 
 class Release:
@@ -45,7 +40,8 @@ class Release:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.manifest = MappingProxyType(_read_manifest(directory))
+        self._hold: Hold | None = None
+        self.manifest = MappingProxyType(read_manifest(directory))
         self.release_id = str(self.manifest["release_id"])
         if directory.name != self.release_id:
             raise ReleaseCorrupt(
@@ -54,20 +50,30 @@ class Release:
         for name, entry in self.manifest["files"].items():
             path = directory / name
             with reading(path):
-                found = path.stat().st_size if path.is_file() else None
+                found = plain_size(directory, name)
             if found != entry["size_bytes"]:
                 state = "is missing" if found is None else f"has {found:,} bytes"
                 raise ReleaseCorrupt(
                     f"{path} {state}, the manifest says {entry['size_bytes']:,}: copy the release again, or roll back"
                 )
 
+    def held(self) -> Release:
+        """The same, not to be pruned for as long as this object lives. Raises ReleaseNotFound where it just was."""
+        self._hold = self._hold or Hold(self.directory)
+        return self
+
     def verify(self) -> None:
-        """Read every file and compare its SHA-256 with the manifest. Raises ReleaseCorrupt."""
+        """Read every file and compare its SHA-256 with the manifest. Raises ReleaseCorrupt.
+
+        Beside answering, call it in a thread that gave way first: engine.priority.gentle_thread.
+        """
         for name in self.manifest["files"]:
             self.verified_path(name)
 
     def verified_path(self, name: str) -> Path:
         """The path of one file, after comparing its SHA-256 with the manifest. Raises ReleaseCorrupt."""
+        if name not in self.manifest["files"]:
+            raise ReleaseCorrupt(f"{self.directory} has no file {name!r}, which its manifest requires")
         path, expected = self.directory / name, self.manifest["files"][name]["sha256"]
         with reading(path):
             found = _sha256(path)
@@ -195,24 +201,13 @@ class Draft:
             **fields,
             "files": dict(sorted(self._files.items())),
         }
-        manifest["checksum"] = _manifest_checksum(manifest)
+        manifest["checksum"] = manifest_checksum(manifest)
         path = self.directory / MANIFEST
         with publishing(path):
             path.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             flush(path)
             for folder in {path.parent, *(each.parent for each in self.directory.rglob("*"))}:
                 flush(folder)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns an OSError inside the block into ReleaseError, which says what cannot be read and by whom."""
-    try:
-        yield
-    except OSError as error:
-        raise ReleaseError(
-            f"cannot read {path}: {error.strerror or error}. Releases must be readable for the user who runs this"
-        ) from error
 
 
 class publishing:  # noqa: N801 - used as a statement, like contextlib.suppress
@@ -246,40 +241,6 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    with reading(path):
-        exists, content = directory.is_dir(), path.read_bytes() if path.is_file() else None
-    if not exists:
-        raise ReleaseNotFound(f"{directory} is not a directory: expected a release")
-    if content is None:
-        raise ReleaseCorrupt(f"{directory} has no {MANIFEST}: it was never finished, or is not a release")
-    try:
-        manifest = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ReleaseCorrupt(f"{path} is not JSON ({error}): copy the release again, or roll back") from error
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
-        raise ReleaseCorrupt(f"{path} names no format_version: it is not the manifest of a release")
-    if manifest["format_version"] in _READABLE and manifest.get("checksum") != _manifest_checksum(manifest):
-        raise ReleaseCorrupt(f"{path} does not match its own checksum: it was changed or damaged after publishing")
-    if manifest["format_version"] not in _READABLE:
-        raise ReleaseIncompatible(
-            f"{path} is of format version {manifest['format_version']}; this program reads versions "
-            f"{' and '.join(map(str, _READABLE))}: "
-            "serve it with the program that wrote it, or train again"
-        )
-    for name, kind in _REQUIRED.items():
-        if not isinstance(manifest.get(name), kind):
-            raise ReleaseCorrupt(f"{path} has no {kind.__name__} {name!r}, which every release has")
-    return manifest
-
-
-def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of everything but the checksum itself."""
-    body = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def _write_array(path: Path, array: NDArray[Any]) -> None:
     """As np.save, which would turn a memory-mapped or read-only array's order and class into surprises."""
     with path.open("wb") as file:
@@ -289,8 +250,8 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
 def _read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
     try:
         # asarray drops np.memmap's class, which kernels do not know; the buffer keeps the mapping alive.
-        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+        array = np.asarray(npy_format.open_memmap(path, mode="r"))
+    except Exception as error:  # NumPy's reader raises all kinds for a damaged header, TokenError among them
         raise ReleaseCorrupt(f"{path} is not a readable array: {error}") from error
     fits = len(array.shape) == len(shape) and all(e is None or f == e for f, e in zip(array.shape, shape, strict=True))
     if array.dtype != np.dtype(dtype) or not fits:
@@ -303,5 +264,8 @@ def _read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ..
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found, buffer = hashlib.sha256(), memoryview(bytearray(_HASHED_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            found.update(buffer[:size])
+    return found.hexdigest()

@@ -64,6 +64,7 @@ class Snapshot:
         manifest = release.manifest
         sizes = Sizes.of(manifest)
         n_users, n_items = sizes.n_users, sizes.n_items
+        self._release = release.held()
         self.release_id = release.release_id
         self.manifest: Mapping[str, Any] = manifest
         self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))

@@ -114,6 +114,9 @@ class FakeReleases:
         self._check(release_id)
         self.now = release_id
 
+    def restore(self, release_id: str) -> None:
+        self.promote(release_id)
+
     def previous_ids(self) -> list[str]:
         return sorted((each for each in self.snapshots if self.now is not None and each < self.now), reverse=True)
 

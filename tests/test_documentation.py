@@ -185,12 +185,12 @@ def test_the_documented_manifest_has_the_fields_of_a_real_one():
     table = (
         (DOCS / "release-format.md").read_text(encoding="utf-8").partition("| field | needed |")[2].partition("\n\n")[0]
     )
-    release_module = importlib.import_module("engine.release")
+    manifest_module = importlib.import_module("engine.manifest")
     shown = set(re.findall(r'^ "(\w+)":', example, re.MULTILINE))
     needed = {
         name for line in table.splitlines() if "| yes |" in line for name in re.findall(r"`(\w+)`", line.split("|")[1])
     }
-    assert needed == {*release_module._REQUIRED, "format_version", "checksum"}
+    assert needed == {*manifest_module._REQUIRED, "format_version", "checksum"}
     assert needed <= shown
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_backend import FakeReleases, FakeSnapshot
 
-from engine.errors import PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError
+from engine.errors import PromotionRefused, PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError
 from engine.holder import MAX_RETRY_SECONDS, LoadState, SnapshotHolder, Verification
 from engine.service import ServedSnapshot
 
@@ -190,6 +190,24 @@ def test_rolling_back_to_nothing_leaves_current_alone() -> None:
     with pytest.raises(ReleaseNotFound, match=r"older than release 2 .* the 1 older ones"):
         holder.rollback()
     assert releases.now == holder().release_id == "release 2"
+
+
+def test_rolling_back_passes_no_gate() -> None:
+    class Gated(FakeReleases):
+        def promote(self, release_id: str) -> None:
+            raise PromotionRefused(release_id, "it lost much")
+
+        def restore(self, release_id: str) -> None:
+            super().promote(release_id)
+
+    releases = Gated(*two_releases().snapshots.values())
+    releases.now = "release 2"
+    holder = holder_of(releases)
+    holder.start()
+    assert holder.rollback() == holder().release_id == "release 1"
+    with pytest.raises(PromotionRefused):
+        holder.promote("release 2")
+    assert holder().release_id == "release 1"
 
 
 def test_rolling_back_ends_where_current_cannot_be_written() -> None:

@@ -17,11 +17,12 @@ from engine.cli import main
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible, UsageError
 from engine.histories import Histories
+from engine.manifest import manifest_checksum
 from engine.packing import add_vectors
 from engine.parts import DensePart
 from engine.plan import IndexPlan
 from engine.queries import UserQuery
-from engine.release import MANIFEST, Draft, Release, _manifest_checksum, _sha256
+from engine.release import MANIFEST, Draft, Release, _sha256
 from engine.repository import Repository
 from engine.retrieval import Snapshot
 from engine.vector_table import packed
@@ -190,7 +191,7 @@ def replaced(directory, name, array):
 
 
 def rewritten(directory, manifest):
-    manifest["checksum"] = _manifest_checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
     (directory / MANIFEST).write_text(json.dumps(manifest))
 
 

@@ -48,10 +48,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Found:
-    """The settings of the parts that count, by name, and ndcg@20 of each part alone and of the sum, by kind."""
+    """The settings of the parts that count, by name, and ndcg@20 of each part alone and of the sum, by kind.
+
+    `errors` are the standard errors of the sum's, by kind.
+    """
 
     settings: Mapping[str, Setting]
     metrics: Mapping[str, Mapping[str, float]]
+    errors: Mapping[str, float]
 
 
 def find_settings(
@@ -66,11 +70,12 @@ def find_settings(
         parts[DENSE_NAME] = _dense_alone(learned.embeddings)
     settings = {name: Setting(_OFF, _OFF) for name in (*parts, *(part.name for part in learned.sparse))}
     metrics: dict[str, Mapping[str, float]] = {}
+    errors: dict[str, float] = {}
     for each in cases:
         for part in learned.sparse:
             if part.name != REPEAT:
                 parts[part.name] = _remembered(part, each, settings)
-        weights, metrics[each.kind] = _weighed(_Table.of(parts, each))
+        weights, metrics[each.kind], errors[each.kind] = _weighed(_Table.of(parts, each))
         _enter(settings, weights, each.kind)
         on_step(f"{each.kind}s: {_told(weights, metrics[each.kind])}")
     is_alike = len({each.kind for each in cases}) == 1
@@ -84,12 +89,12 @@ def find_settings(
                     recency = settings[other.name].recency.of(repeats.kind)
                     parts[other.name] = _alone(other, recency, repeats.n_items)
             fixed = {name: each.weight.of(repeats.kind) for name, each in settings.items() if name != REPEAT}
-            weights, metrics["repeats"] = _weighed(_Table.of(parts, repeats), fixed)
+            weights, metrics["repeats"], errors["repeats"] = _weighed(_Table.of(parts, repeats), fixed)
             _enter(settings, {REPEAT: weights.get(REPEAT, 0.0)}, repeats.kind)
             if is_alike:
                 settings[REPEAT] = _alike(settings[REPEAT])
             on_step(f"repeats: {_told(weights, metrics['repeats'])}")
-    return Found({name: each for name, each in settings.items() if any(each.weight)}, metrics)
+    return Found({name: each for name, each in settings.items() if any(each.weight)}, metrics, errors)
 
 
 def with_settings(learned: Learned, settings: Mapping[str, Setting]) -> Learned:
@@ -164,8 +169,10 @@ def _dense_alone(embeddings: Embeddings) -> Recommender:
     return Recommender(dense, [], np.ones(len(embeddings.item_vectors), dtype=np.bool_))
 
 
-def _weighed(table: _Table, fixed: Mapping[str, float] | None = None) -> tuple[dict[str, float], dict[str, float]]:
-    """Weights of the parts that count, and what each alone and their sum find.
+def _weighed(
+    table: _Table, fixed: Mapping[str, float] | None = None
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Weights of the parts that count, what each alone and their sum find, and the standard error of the sum's.
 
     Without `fixed` the best part weighs 1. Weights that are fixed stay, also 0, and parts that have none are weighed.
     """
@@ -196,7 +203,8 @@ def _weighed(table: _Table, fixed: Mapping[str, float] | None = None) -> tuple[d
         # It alone scores every item: what no memory knows is ordered by it.
         weights = {**weights, DENSE_NAME: _OF_THE_REST * unit / scales[DENSE_NAME]}
         now = table.ndcg(weights)
-    return weights, {**{name: float(each.mean()) for name, each in alone.items()}, BLEND: float(now.mean())}
+    metrics = {**{name: float(each.mean()) for name, each in alone.items()}, BLEND: float(now.mean())}
+    return weights, metrics, min(1.0, _standard_error(now))  # of one case: whatever lies between 0 and 1
 
 
 def _standard_error(differences: NDArray[np.float64]) -> float:

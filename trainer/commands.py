@@ -234,7 +234,7 @@ class Export:
 
         check_outputs(self.items, self.users)
         repository = Repository(self.releases)
-        release = Release(repository.current_path() if self.release is None else repository.path(self.release))
+        release = Release(repository.current_path() if self.release is None else repository.path(self.release)).held()
         for path, write in ((self.items, export_items), (self.users, export_users)):
             if path is not None:
                 print(write(release, path), file=sys.stderr)
@@ -295,7 +295,7 @@ class RecommendAll:
         from trainer.recommend_all import recommend_all
 
         repository = Repository(self.releases)
-        release = Release(repository.current_path() if self.release is None else repository.path(self.release))
+        release = Release(repository.current_path() if self.release is None else repository.path(self.release)).held()
         told = recommend_all(
             release, self.output, limit=self.limit, repeat=self.repeat, threads=self.threads, quiet=self.quiet
         )

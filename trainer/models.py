@@ -77,16 +77,19 @@ def learn(
         for part in learned.sparse
     )
     learned = with_settings(replace(learned, sparse=sparse), found.settings)
-    return _with_ages(learned, interactions, {"validation": found.metrics})
+    return _with_ages(learned, interactions, found.told)
 
 
 @dataclass(frozen=True)
 class _Validated:
-    """What held-out cases said: of each part that counts its setting, and of memories of neighbours their pruning."""
+    """What held-out cases said: of each part that counts its setting, and of memories of neighbours their pruning.
+
+    `told` are the manifest's metrics.
+    """
 
     settings: Mapping[str, Setting]
     prunings: Mapping[str, Pruning]
-    metrics: Mapping[str, Any]
+    told: Mapping[str, Any]
 
 
 def _validated(
@@ -119,7 +122,8 @@ def _validated(
             part = replace(part, memory=pruned(part.memory, pruning.neighbours))
         sparse.append(part)
     found = find_settings(Learned(embeddings, tuple(sparse)), validation.cases, validation.repeats, on_step)
-    return _Validated(found.settings, prunings, found.metrics)
+    told = {"held_out": rule, "validation": found.metrics, "validation_errors": found.errors}
+    return _Validated(found.settings, prunings, told)
 
 
 def _with_ages(learned: Learned, interactions: Interactions, metrics: Mapping[str, Any]) -> Learned:

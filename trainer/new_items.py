@@ -85,7 +85,7 @@ def fold_events_in(
     engine.fold_in.FoldIn. Raises FoldInImpossible, EventsError, ItemsError, TrainingDiverged, ReleaseError, and what
     publishing raises.
     """
-    base = _Base.of(Release(repository.path(release_id)), plan, on_step)
+    base = _Base.of(Release(repository.path(release_id)).held(), plan, on_step)
     part, recipe = base.part, base.recipe
     interactions = recipe.read(events, on_step)
     _log.info("events\n%s", interactions.report.table())

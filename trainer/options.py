@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.configuration import option
 from engine.errors import UsageError
+from engine.gate import MAX_LOSS, MAX_METRIC_LOSS
 from engine.vector_formats import FLOAT32, FORMATS
 from trainer.model_options import ALS, PARTS_OF, ModelOptions
 
@@ -218,6 +219,20 @@ class TrainOptions(LearnOptions):
         choices=FORMATS,
     )
     promote: bool = option("make the release live", True)
+    max_loss: float = option(
+        "the release does not become live with fewer users, items or events than the live one by more than this share",
+        MAX_LOSS,
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
+    )
+    max_metric_loss: float = option(
+        "nor where what was measured on held-out events, or the index's recall, is lower by more than this share",
+        MAX_METRIC_LOSS,
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

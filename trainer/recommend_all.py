@@ -23,8 +23,9 @@ from pyarrow import parquet
 from threadpoolctl import threadpool_limits
 
 from engine.ids import StringTable
+from engine.manifest import reading
 from engine.parts import Sizes
-from engine.release import Release, publishing, reading
+from engine.release import Release, publishing
 from trainer.bulk_answers import Block, BulkAnswers
 from trainer.errors import OutputMismatch
 from trainer.parquet_files import all_ids, ids_of_range, replacing

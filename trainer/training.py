@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 from engine.configuration import as_mapping
+from engine.errors import PromotionRefused
+from engine.gate import Gate
 from engine.index import check_plan
 from engine.plan import IndexPlan
-from engine.release import Release
 from engine.repository import Repository
 from trainer.als import Embeddings, train
 from trainer.checkpoint import STARTED_FROM, Checkpoint
@@ -38,11 +40,14 @@ _log = logging.getLogger("nearcart")
 
 
 def train_release(options: TrainOptions) -> str:
-    """Train as the options say and publish; returns the release's id. Raises NearcartError."""
+    """Train as the options say and publish; returns the release's id. Raises NearcartError.
+
+    That may be PromotionRefused, which names a release that was published and did not become live.
+    """
     als, columns = options.als(), options.columns()
     plan = IndexPlan(options.factory, options.search_parameters)
     check_plan(plan, als.factors)
-    repository = Repository(options.releases)
+    repository = Repository(options.releases, Gate(options.max_loss, options.max_metric_loss))
     warn_of_what_has_no_effect(options)
     if options.validation not in (AUTO, NONE):
         parse_split(options.validation)
@@ -89,27 +94,37 @@ def train_release(options: TrainOptions) -> str:
         step("building and measuring the index")
         live = previous or live_release(repository, als.factors)
         alignment = _aligned(live, interactions, learned.embeddings)
-    with index_progress(step, quiet=options.quiet) as progress:
-        release_id = publish_release(
-            repository,
-            interactions,
-            items,
-            learned,
-            plan=plan,
-            promised_recall=options.recall,
-            configuration=as_mapping(options),
-            seed=als.seed,
-            promote=options.promote,
-            vectors=options.vectors,
-            index_seconds=options.index_seconds,
-            progress=progress,
-            alignment=alignment,
-        )
+    try:
+        with index_progress(step, quiet=options.quiet) as progress:
+            release_id = publish_release(
+                repository,
+                interactions,
+                items,
+                learned,
+                plan=plan,
+                promised_recall=options.recall,
+                configuration=as_mapping(options),
+                seed=als.seed,
+                promote=options.promote,
+                vectors=options.vectors,
+                index_seconds=options.index_seconds,
+                progress=progress,
+                alignment=alignment,
+            )
+    except PromotionRefused as error:
+        _forget(options.checkpoint)
+        step(f"published {options.releases / error.release_id}, not promoted")
+        raise
     # Whoever is killed before this line leaves a checkpoint that warm starts from what is live now refuse.
-    if options.checkpoint is not None:
-        Checkpoint(options.checkpoint).remove()
+    _forget(options.checkpoint)
     step(f"published {options.releases / release_id}" + (", live" if options.promote else ", not promoted"))
     return release_id
+
+
+def _forget(checkpoint: Path | None) -> None:
+    """What it leads to is published."""
+    if checkpoint is not None:
+        Checkpoint(checkpoint).remove()
 
 
 def _details(options: TrainOptions, previous: Previous | None) -> dict[str, Any]:
@@ -124,9 +139,8 @@ def _vectors(interactions: Interactions, options: TrainOptions, previous: Previo
     stopping = None
     if options.early_stopping:
         among, kind = None, "an item"
-        if previous is not None:
-            release = Release(Repository(options.releases).path(previous.release_id))
-            among = new_entries(read_histories(release), interactions)
+        if previous is not None and previous.release is not None:
+            among = new_entries(read_histories(previous.release), interactions)
             kind = f"an item that release {previous.release_id} did not have"
         stopping = EarlyStopping(interactions, options, options.early_stopping, among=among)
         step(f"holding out {kind} of {stopping.n_users:,} users, to measure {METRIC} after each epoch")

@@ -46,6 +46,8 @@ class Previous:
     item_ids: IdTable
     item_vectors: Vectors
     export_rotation: NDArray[np.float32] | None
+    release: Release | None = None
+    """Held, so that it is not pruned meanwhile."""
 
     @property
     def factors(self) -> int:
@@ -61,7 +63,11 @@ def read_previous(release: Release) -> Previous:
         release.verified_path(f"{name}.npy")
     ids = release.table("items/ids", part.n_items, n_slots=slots_for(part.n_items))
     return Previous(
-        release.release_id, IdTable.from_arrays(ids), part.item_vectors(release), part.export_rotation(release)
+        release.release_id,
+        IdTable.from_arrays(ids),
+        part.item_vectors(release),
+        part.export_rotation(release),
+        release.held(),
     )
 
 
