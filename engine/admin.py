@@ -10,10 +10,10 @@ import time
 
 from nearcart.v1 import admin_pb2 as wire
 
-from engine.calls import Calls
 from engine.holder import LoadState, SnapshotHolder, Verification
 from engine.methods import Answerer, methods_of
 from engine.requests import Check
+from engine.serving import Serving
 
 _SERVICE = wire.DESCRIPTOR.services_by_name["AdminService"]
 NAME = _SERVICE.full_name
@@ -33,11 +33,11 @@ _VERIFICATIONS = {
 
 
 class AdminService:
-    """Changes and shows what the holder serves; `calls` are those of RecommendationService."""
+    """Changes and shows what the holder serves; `serving` is what answers."""
 
-    def __init__(self, holder: SnapshotHolder, calls: Calls) -> None:
+    def __init__(self, holder: SnapshotHolder, serving: Serving) -> None:
         self._holder = holder
-        self._calls = calls
+        self._serving = serving
         self._started = time.monotonic()
 
     def methods(self) -> dict[str, Answerer]:
@@ -49,7 +49,7 @@ class AdminService:
         check = Check()
         release_id = check.id("release_id", request.release_id)
         check.close()
-        self._holder.promote(release_id)
+        self._holder.promote(release_id, force=request.force)
         return wire.PromoteReleaseResponse(release_id=release_id)
 
     def RollbackRelease(self, request: wire.RollbackReleaseRequest) -> wire.RollbackReleaseResponse:  # noqa: N802
@@ -63,7 +63,7 @@ class AdminService:
 
     def GetStatus(self, request: wire.GetStatusRequest) -> wire.GetStatusResponse:  # noqa: N802
         """See the .proto."""
-        status = self._holder.status
+        status, figures = self._holder.status, self._serving.figures()
         response = wire.GetStatusResponse(
             release_id=status.release_id,
             current_release_id=self._holder.current(),
@@ -71,8 +71,10 @@ class AdminService:
             verification=_VERIFICATIONS[status.verification],
             last_error=status.last_error,
             uptime_seconds=time.monotonic() - self._started,
-            in_flight=self._calls.in_flight,
-            answered=self._calls.metrics.n_calls,
+            in_flight=sum(each["in_flight"] for each in figures),
+            answered=sum(n for each in figures for _, _, n in each["calls"]),
+            workers=len(figures),
+            worker_restarts=self._serving.n_restarts,
         )
         if status.loaded_at is not None:
             response.loaded_at.FromDatetime(status.loaded_at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Any
 
 MICROSECOND_BITS = 25
 """Durations from 2^24 microseconds, 17 seconds, share the last bucket."""
@@ -29,6 +30,10 @@ class Histogram:
         """Enter a whole number of at least 0."""
         self.buckets[min(value.bit_length(), self._last)] += times
         self.sum += value * times
+
+    def figures(self) -> dict[str, Any]:
+        """In JSON's values."""
+        return {"buckets": list(self.buckets), "sum": self.sum}
 
 
 class CallMetrics:
@@ -55,6 +60,17 @@ class CallMetrics:
                 self.calls[method, code] += 1
                 histogram.add(each)
             self.batches.add(len(codes))
+
+    def figures(self) -> dict[str, Any]:
+        """All of it in JSON's values."""
+        with self._lock:
+            return {
+                "calls": [[method, code, n] for (method, code), n in self.calls.items()],
+                "refused": dict(self.refused),
+                "seconds": {method: each.figures() for method, each in self.seconds.items()},
+                "stages": {stage: each.figures() for stage, each in self.stages.items()},
+                "batches": self.batches.figures(),
+            }
 
     @property
     def n_calls(self) -> int:

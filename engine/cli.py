@@ -17,6 +17,7 @@ from typing import Protocol
 
 from engine.configuration import as_mapping, parse
 from engine.errors import NearcartError, UsageError
+from engine.logs import set_up_logging
 
 GROUP = "nearcart.commands"
 _ORDER = (
@@ -55,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, program = arguments[0], f"nearcart {arguments[0]}"
     if name not in known:
         return _fail("nearcart", f"unknown command {name!r}; expected one of: {', '.join(known)}", 2)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    for ours in ("nearcart", "engine", "trainer"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    set_up_logging()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         command: Command = parse(known[name].load(), arguments[1:], os.environ, program)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.configuration import option
-from engine.errors import ReleaseCorrupt, ReleaseNotFound, ServerError, UsageError
+from engine.errors import ReleaseCorrupt, ReleaseNotFound, UsageError
 from engine.gate import MAX_LOSS, MAX_METRIC_LOSS, Gate
 from engine.vector_formats import FORMATS
 
@@ -27,110 +27,10 @@ _log = logging.getLogger("nearcart")
 
 _SHOWN_SHARES = 3
 """Items of a cart or history that are named beside each answer."""
-_RELEASES_HELP = "directory of releases"
-_DEFAULT_ADDRESS = "127.0.0.1:50051"
+RELEASES_HELP = "directory of releases"
+DEFAULT_ADDRESS = "127.0.0.1:50051"
 _DEFAULT_ROOTS = "default"
 """As --tls-ca: no file, but those that gRPC brings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Serve:
-    """Answer queries over gRPC from the live release.
-
-    Prints the bound HOST:PORT on a line of its own when it answers. Follows CURRENT: a promoted release is loaded
-    beside the live one and swapped in. SIGTERM drains and ends.
-    """
-
-    releases: Path = option(_RELEASES_HELP, metavar="DIR")
-    address: str = option("where to listen; port 0 takes a free one", _DEFAULT_ADDRESS, metavar="HOST:PORT")
-    admin_address: str = option(
-        "where the admin service listens; 'next' is loopback at the port after --address, '' turns it off",
-        "next",
-        metavar="HOST:PORT",
-    )
-    metrics_address: str = option("where GET /metrics answers, for Prometheus; '' is nowhere", "", metavar="HOST:PORT")
-    workers: int = option("worker processes; this version runs one", 1, metavar="N", minimum=1)
-    device: str = option("where to search: auto takes the best there is", "auto", choices=("auto", "cpu", "gpu"))
-    transport: str = option(
-        "grpcio does everything; native (pip install 'nearcart[native]') is faster, and plaintext only",
-        "grpcio",
-        choices=("grpcio", "native"),
-    )
-    concurrency: int = option(
-        "queries answered at the same time, each by a thread", 4, metavar="N", minimum=1, maximum=1024
-    )
-    max_in_flight: int = option(
-        "calls under way, waiting ones included; more are refused", 1024, metavar="N", minimum=1, maximum=1 << 20
-    )
-    max_concurrent_streams: int = option(
-        "calls under way of one connection; clients hold back more", 1024, metavar="N", minimum=1, maximum=1 << 20
-    )
-    max_connection_age_seconds: float = option(
-        "age at which clients are asked to connect anew, so that new replicas get work; 0 is never",
-        0.0,
-        metavar="S",
-        minimum=0,
-        maximum=86_400,
-    )
-    tls_certificate: Path | None = option("certificate chain, PEM; with it only TLS is spoken", None, metavar="FILE")
-    tls_key: Path | None = option("its private key, PEM", None, metavar="FILE")
-    tls_client_ca: Path | None = option("clients must show a certificate of these, PEM", None, metavar="FILE")
-    tokens: Path | None = option("bearer tokens that are let in, with their roles", None, metavar="FILE")
-    allow_plaintext: bool = option("listen without TLS where other machines reach", False)
-    drain_seconds: float = option(
-        "wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0, maximum=3600
-    )
-    poll_seconds: float = option(
-        "time between looks at CURRENT; 0 never looks", 5.0, metavar="S", minimum=0, maximum=86_400
-    )
-    max_message_bytes: int = option(
-        "largest request accepted", 4 * 1024 * 1024, metavar="N", minimum=1024, maximum=1 << 30
-    )
-    verify_after_start: bool = option("check every file's SHA-256 in the background", True)
-    recall_sample_share: float = option(
-        "share of the searches whose recall is measured in the background, for --metrics-address; 0 is none",
-        0.001,
-        metavar="S",
-        minimum=0,
-        maximum=1,
-    )
-
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises ServerError, ReleaseError."""
-        if self.workers != 1:
-            raise UsageError(f"--workers: found {self.workers}, expected 1: this version serves from one process")
-        if self.device == "gpu":
-            raise ServerError(
-                "--device gpu: this version searches on the CPU only, and no GPU index is built in. "
-                "Use --device auto or --device cpu"
-            )
-        from engine.certificates import ServerTls
-        from engine.repository import Repository
-        from engine.server import ServerOptions, run_server
-        from engine.tokens import Tokens
-
-        Repository(self.releases).current_path()  # names the directory where there is nothing to serve
-        run_server(
-            ServerOptions(
-                releases=self.releases,
-                address=self.address,
-                admin_address=self.admin_address,
-                metrics_address=self.metrics_address,
-                transport=self.transport,
-                threads=self.concurrency,
-                max_in_flight=self.max_in_flight,
-                max_concurrent_streams=self.max_concurrent_streams,
-                max_connection_age_seconds=self.max_connection_age_seconds,
-                tls=ServerTls.of(self.tls_certificate, self.tls_key, self.tls_client_ca),
-                tokens=None if self.tokens is None else Tokens(self.tokens),
-                allow_plaintext=self.allow_plaintext,
-                drain_seconds=self.drain_seconds,
-                poll_seconds=self.poll_seconds,
-                max_message_bytes=self.max_message_bytes,
-                verify_after_start=self.verify_after_start,
-                recall_sample_share=self.recall_sample_share,
-            )
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +53,7 @@ class Query:
     without: tuple[str, ...] = option("parts of the recommender that are not to count, by name", (), metavar="PART")
     shares: bool = option("show what each item of the cart or history gives to each score", False)
     strict: bool = option("fail for unknown users and items instead of answering with popular items", False)
-    address: str = option("the server", _DEFAULT_ADDRESS, metavar="HOST:PORT")
+    address: str = option("the server", DEFAULT_ADDRESS, metavar="HOST:PORT")
     timeout_seconds: float = option("longest wait for the answer", 10.0, metavar="S", minimum=0.001)
     tls_ca: str | None = option(
         "talk TLS, and trust the certificates of this PEM file; 'default' trusts those that gRPC brings",
@@ -263,7 +163,7 @@ class Releases:
         positional=True,
         metavar="ID",
     )
-    releases: Path = option(_RELEASES_HELP, metavar="DIR")
+    releases: Path = option(RELEASES_HELP, metavar="DIR")
     json: bool = option("with list: print JSON instead of a table", False)
     keep: int | None = option("with prune: newest releases to keep", None, metavar="N", minimum=1)
     dry_run: bool = option("with prune: only say what would be deleted", False)
@@ -368,7 +268,7 @@ class Index:
     that are newer than the training get vectors from the events since, and users what they have done.
     """
 
-    releases: Path = option(_RELEASES_HELP, metavar="DIR")
+    releases: Path = option(RELEASES_HELP, metavar="DIR")
     release: str | None = option("release to rebuild; the live one if not given", None, metavar="ID")
     recall: float = option("recall@20 promised, from 0 to 1", 0.99, metavar="R", minimum=0, maximum=1)
     factory: str = option(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 
 class Health:
@@ -52,3 +53,12 @@ class _HealthServicer(health.HealthServicer):  # type: ignore[misc]
         self.watches.add(send_response_callback)
         context.add_callback(lambda: self.watches.discard(send_response_callback))
         super().Watch(request, context, send_response_callback)
+
+
+def standard_services(health_of: Health, name: str) -> list[Callable[[grpc.Server], None]]:
+    """Health and reflection for a service of this name."""
+    names = name, health.SERVICE_NAME, reflection.SERVICE_NAME
+    return [
+        lambda server: health_pb2_grpc.add_HealthServicer_to_server(health_of.servicer, server),
+        lambda server: reflection.enable_server_reflection(names, server),
+    ]

@@ -1,4 +1,4 @@
-"""The one mutable reference of a server: which snapshot answers now.
+"""Which release serves: loading, checking, swapping, promoting and going back, for whatever answers.
 
 Loading happens beside the answering: a release is opened (which checks and warms it), then the reference is swapped,
 and calls in flight finish on the snapshot they began with. A load that fails changes nothing and is remembered. Two
@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.errors import PublishFailed, ReleaseError, ReleaseNotFound, ServerError
 from engine.priority import gentle_thread
-from engine.service import ServedSnapshot
+from engine.serving import Loaded
 
 MAX_RETRY_SECONDS = 300.0
 """A release that cannot be loaded is tried again after twice the time of the attempt before, up to this."""
@@ -38,7 +39,10 @@ class Releases(Protocol):
     def path(self, release_id: str) -> Path:
         """Its directory. Raises ReleaseNotFound."""
 
-    def promote(self, release_id: str) -> None:
+    def require_passes(self, release_id: str) -> None:
+        """Compare it with the live one. Raises PromotionRefused, ReleaseError."""
+
+    def promote(self, release_id: str, *, force: bool = False) -> None:
         """Let a release pass the gate, verify it and make it CURRENT. Raises ReleaseError."""
 
     def restore(self, release_id: str) -> None:
@@ -81,23 +85,23 @@ class HolderStatus:
 
 
 class SnapshotHolder:
-    """Hands out the snapshot of the moment (call it), and replaces it.
+    """Knows the release of the moment (call it), and replaces it.
 
-    `on_health(healthy)` is called when a snapshot begins to serve, and with False when its files turn out damaged. With
-    `poll_seconds` 0 CURRENT is not followed. Loads wait for each other; answering never waits. `prepare_thread` runs in
-    each thread that loads, before its first load. Tests pass a `clock` of their own, and a `wait` that lets it pass:
+    What `open_snapshot` gave goes to `on_swap` when it is to serve. `on_health(healthy)` is called when a snapshot
+    begins to serve, and with False when its files turn out damaged. With `poll_seconds` 0 CURRENT is not followed.
+    Loads wait for each other; answering never waits. Tests pass a `clock` of their own, and a `wait` that lets it pass:
     wait(seconds) says whether the holder was stopped.
     """
 
     def __init__(
         self,
         releases: Releases,
-        open_snapshot: Callable[[Path], ServedSnapshot],
+        open_snapshot: Callable[[Path], Loaded],
         *,
         poll_seconds: float = 5.0,
         verify: bool = True,
+        on_swap: Callable[[Any], None] = lambda loaded: None,
         on_health: Callable[[bool], None] = lambda healthy: None,
-        prepare_thread: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
@@ -106,17 +110,18 @@ class SnapshotHolder:
         self._open = open_snapshot
         self._poll_seconds = poll_seconds
         self._verify = verify
-        self._on_health = on_health
-        self._prepare_thread = prepare_thread
+        self._on_swap, self._on_health = on_swap, on_health
         self._clock = clock
-        self._snapshot: ServedSnapshot | None = None
+        self._snapshot: Loaded | None = None
+        self.swaps = {"swapped": 0, "failed": 0}
+        """Attempts to serve another release, by how they ended."""
         self._changing = threading.RLock()
         self._describing = threading.Lock()
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
         self._threads: list[threading.Thread] = []
 
-    def __call__(self) -> ServedSnapshot:
+    def __call__(self) -> Loaded:
         """The snapshot that answers now. Raises ServerError where none is loaded yet."""
         snapshot = self._snapshot
         if snapshot is None:
@@ -125,7 +130,6 @@ class SnapshotHolder:
 
     def start(self) -> None:
         """Load what CURRENT names and follow it from then on. Raises ReleaseError where it cannot be loaded."""
-        self._prepare_thread()
         self.reload()
         if self._poll_seconds > 0:
             self._run(self._follow, "nearcart-releases")
@@ -157,9 +161,15 @@ class SnapshotHolder:
             self._swap(self._load(release_id))
             return True
 
-    def promote(self, release_id: str) -> None:
-        """Load a release, make it CURRENT, serve it. Raises ReleaseError and leaves CURRENT alone where that fails."""
-        self._make_live(release_id, self._releases.promote)
+    def promote(self, release_id: str, *, force: bool = False) -> None:
+        """Load a release, make it CURRENT, serve it. Raises ReleaseError and leaves CURRENT alone where that fails.
+
+        With `force` also one that the gate refuses.
+        """
+        if not force:  # before a load that may take minutes
+            with self._changing, self._remembering(f"release {release_id} could not be promoted"):
+                self._releases.require_passes(release_id)
+        self._make_live(release_id, partial(self._releases.promote, force=force))
 
     def rollback(self) -> str:
         """Promote the newest release older than CURRENT that loads and is sound; returns its id. Raises ReleaseError.
@@ -208,7 +218,7 @@ class SnapshotHolder:
                 )
             return release_id
 
-    def _load(self, release_id: str) -> ServedSnapshot:
+    def _load(self, release_id: str) -> Loaded:
         """Open a release. Raises ReleaseError."""
         self._describe(load_state=LoadState.LOADING)
         logger.info("loading release %s", release_id)
@@ -221,7 +231,7 @@ class SnapshotHolder:
         try:
             yield
         except ReleaseError as error:
-            self._describe(load_state=LoadState.FAILED, last_error=str(error))
+            self._failed(str(error))
             raise
         except Exception as error:
             if isinstance(error, OSError):  # permissions, a disk that is away: nothing a traceback explains
@@ -229,10 +239,12 @@ class SnapshotHolder:
             else:
                 logger.exception("%s", failure)
                 message = f"{failure}: {error!r}; the server's log has the details"
-            self._describe(load_state=LoadState.FAILED, last_error=message)
+            self._failed(message)
             raise ReleaseError(message) from error
 
-    def _swap(self, snapshot: ServedSnapshot) -> None:
+    def _swap(self, snapshot: Loaded) -> None:
+        self._on_swap(snapshot)
+        self.swaps["swapped"] += 1
         self._snapshot = snapshot
         with self._describing:
             self.status = HolderStatus(
@@ -272,7 +284,6 @@ class SnapshotHolder:
 
     def _follow(self) -> None:
         """Reload when CURRENT changes; a release that failed is tried again, ever less often."""
-        self._prepare_thread()
         failed_id: str | None = None  # "" is a CURRENT that names nothing
         retry_at, delay_seconds = 0.0, 0.0
         while not self._wait(self._poll_seconds):
@@ -293,6 +304,10 @@ class SnapshotHolder:
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
+
+    def _failed(self, message: str) -> None:
+        self.swaps["failed"] += 1
+        self._describe(load_state=LoadState.FAILED, last_error=message)
 
     def _describe(self, **changes: object) -> None:
         with self._describing:

@@ -72,9 +72,9 @@ class ServedSnapshot(Protocol):
 
 
 class RecommendationService:
-    """Answers from whatever `snapshot()` returns at the time of a call; ServerError from it becomes UNAVAILABLE."""
+    """Answers from what `snapshot("")` returns at the time of a call, or snapshot(release_id) where one is named."""
 
-    def __init__(self, snapshot: Callable[[], ServedSnapshot]) -> None:
+    def __init__(self, snapshot: Callable[[str], ServedSnapshot]) -> None:
         self._snapshot = snapshot
         self._singly = methods_of(_SERVICE, self)
 
@@ -84,25 +84,25 @@ class RecommendationService:
 
     def RecommendForUser(self, request: wire.RecommendForUserRequest) -> bytes:  # noqa: N802 - the wire's, as the others
         """See the .proto."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(request.release_id)
         (answer,) = snapshot.recommend_for_users([requests.user_query(request)])
         return _one(wire.RecommendForUserResponse, snapshot, answer, request.include_titles)
 
     def RecommendForCart(self, request: wire.RecommendForCartRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(request.release_id)
         (answer,) = snapshot.recommend_for_carts([requests.cart_query(request)])
         return _one(wire.RecommendForCartResponse, snapshot, answer, request.include_titles)
 
     def RecommendSimilarItems(self, request: wire.RecommendSimilarItemsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(request.release_id)
         answer = snapshot.similar_items(requests.similar_query(request))
         return _one(wire.RecommendSimilarItemsResponse, snapshot, answer, request.include_titles)
 
     def BatchRecommendForUsers(self, request: wire.BatchRecommendForUsersRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(request.release_id)
         queries = requests.user_queries(request)
         answered = None
         if requests.is_plain(request):
@@ -117,13 +117,13 @@ class RecommendationService:
 
     def BatchRecommendForCarts(self, request: wire.BatchRecommendForCartsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(request.release_id)
         answers = snapshot.recommend_for_carts(requests.cart_queries(request))
         return _many(wire.BatchRecommendForCartsResponse, snapshot, answers)
 
     def GetRelease(self, request: wire.GetReleaseRequest) -> wire.GetReleaseResponse:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot("")
         manifest = snapshot.manifest
         response = wire.GetReleaseResponse(
             release_id=snapshot.release_id,
@@ -152,7 +152,7 @@ class RecommendationService:
                 user_ids.append(plain[0])
         for limit, (places, user_ids) in alike.items():
             try:
-                snapshot = self._snapshot()
+                snapshot = self._snapshot("")
                 answered = snapshot.answer_users(user_ids, limit)
                 if answered is None:
                     singly += places

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
-from engine.errors import ReleaseCorrupt, ReleaseNotFound, UnknownItem, UnknownUser
+from engine.errors import PromotionRefused, ReleaseCorrupt, ReleaseNotFound, UnknownItem, UnknownUser
 from engine.ids import StringTable
 from engine.queries import Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.server import Backend, Server, ServerOptions
 from engine.service import ServedSnapshot
+from engine.serving import WorkerOptions
+from engine.worker import Worker
 
 ITEMS = [f"item {n}" for n in range(30)]
 USERS = [f"user {n}" for n in range(5)]
@@ -96,6 +98,7 @@ class FakeReleases:
     def __init__(self, *snapshots: FakeSnapshot) -> None:
         self.snapshots = {each.release_id: each for each in snapshots or (FakeSnapshot(),)}
         self.damaged: set[str] = set()
+        self.refused: set[str] = set()
         self.failure: Exception | None = None
         self.now: str | None = next(iter(self.snapshots))
         self.loads: list[str] = []
@@ -109,7 +112,12 @@ class FakeReleases:
             raise ReleaseNotFound(f"there is no release {release_id!r}")
         return Path(release_id)
 
-    def promote(self, release_id: str) -> None:
+    def require_passes(self, release_id: str) -> None:
+        self.path(release_id)
+        if release_id in self.refused:
+            raise PromotionRefused(release_id, "half of the users")
+
+    def promote(self, release_id: str, *, force: bool = False) -> None:
         self.path(release_id)
         self._check(release_id)
         self.now = release_id
@@ -126,7 +134,7 @@ class FakeReleases:
         finally:
             self.verified.release()
 
-    def open(self, path: Path) -> ServedSnapshot:
+    def open(self, path: Path, watch: object = None) -> ServedSnapshot:
         self.loads.append(path.name)
         if self.failure is not None:
             raise self.failure
@@ -142,15 +150,21 @@ def _unknown(item_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def backend(releases: FakeReleases) -> Backend:
-    return Backend(releases, releases.open, lambda: None)
+    return Backend(releases, lambda options, workers: Worker(options, releases.open))
 
 
 @contextlib.contextmanager
 def serving(releases: FakeReleases | None = None, **options: Any) -> Iterator[Server]:
     """A server of the fake shop on free ports."""
-    settings: dict[str, Any] = {"address": "127.0.0.1:0", "poll_seconds": 0.0, "verify_after_start": False, **options}
-    with Server(ServerOptions(Path(), **settings), backend(releases or FakeReleases())) as server:
+    with Server(server_options(**options), backend(releases or FakeReleases())) as server:
         yield server
+
+
+def server_options(releases: Path = Path(), **options: Any) -> ServerOptions:
+    """Of a server, those of its workers among them."""
+    settings: dict[str, Any] = {"address": "127.0.0.1:0", "poll_seconds": 0.0, "verify_after_start": False, **options}
+    of_worker = {name: settings.pop(name) for name in set(settings) & {each.name for each in fields(WorkerOptions)}}
+    return ServerOptions(releases, WorkerOptions(**of_worker), **settings)
 
 
 @contextlib.contextmanager

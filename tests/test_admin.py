@@ -88,3 +88,16 @@ def test_the_status_counts_calls_being_answered(releases: FakeReleases, server: 
         public = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         public.RecommendForUser(recommendation_pb2.RecommendForUserRequest(user_id="user 1"), timeout=10)
     assert seen == [1]
+
+
+def test_the_gate_refuses_and_force_passes_it() -> None:
+    releases = FakeReleases(FakeSnapshot("release 1"), FakeSnapshot("release 2"))
+    releases.refused.add("release 2")
+    with serving(releases) as server, channel_to(server.admin_address) as channel:
+        stub = admin_pb2_grpc.AdminServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="half of the users") as caught:
+            stub.PromoteRelease(wire.PromoteReleaseRequest(release_id="release 2"), timeout=10)
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION  # type: ignore[attr-defined]
+        assert releases.loads == ["release 1"], "nothing is loaded that may not serve"
+        stub.PromoteRelease(wire.PromoteReleaseRequest(release_id="release 2", force=True), timeout=10)
+        assert stub.GetStatus(wire.GetStatusRequest(), timeout=10).release_id == "release 2"

@@ -43,7 +43,7 @@ def test_the_version_is_the_packages(capsys):
             "nowhere has no live release",
         ),
         (["serve", "--releases", "nowhere", "--device", "gpu"], 1, "--device gpu"),
-        (["serve", "--releases", "nowhere", "--workers", "2"], 2, "--workers"),
+        (["serve", "--releases", "nowhere", "--workers", "0"], 2, "--workers"),
         (["releases", "verify", "nothing", "--releases", "nowhere"], 1, "has no release 'nothing'"),
         (["releases", "promote", "--releases", "nowhere"], 2, "needs the id"),
         (["releases", "rollback", "--releases", "nowhere"], 1, "nothing to roll back to"),

@@ -14,7 +14,7 @@ from fake_backend import FakeReleases, FakeSnapshot
 
 from engine.errors import PromotionRefused, PublishFailed, ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError
 from engine.holder import MAX_RETRY_SECONDS, LoadState, SnapshotHolder, Verification
-from engine.service import ServedSnapshot
+from engine.serving import Loaded
 
 
 def two_releases() -> FakeReleases:
@@ -45,6 +45,17 @@ class Told:
 def test_before_the_first_load_there_is_no_snapshot() -> None:
     with pytest.raises(ServerError, match="no release is loaded yet"):
         holder_of(two_releases())()
+
+
+def test_what_was_loaded_is_handed_on_and_counted() -> None:
+    releases, swapped = two_releases(), []
+    holder = holder_of(releases, on_swap=swapped.append)
+    holder.start()
+    releases.failure = ReleaseCorrupt("bad file")
+    with pytest.raises(ReleaseCorrupt):
+        holder.promote("release 2")
+    assert swapped == [releases.snapshots["release 1"]]
+    assert holder.swaps == {"swapped": 1, "failed": 1}
 
 
 def test_start_loads_what_current_names() -> None:
@@ -151,7 +162,7 @@ def test_promoting_loads_before_current_moves() -> None:
 
 def test_a_release_that_cannot_be_read_while_it_is_promoted_is_remembered() -> None:
     class Unreadable(FakeReleases):
-        def promote(self, release_id: str) -> None:
+        def promote(self, release_id: str, *, force: bool = False) -> None:
             raise OSError("gone")
 
     holder = holder_of(Unreadable(*two_releases().snapshots.values()))
@@ -166,7 +177,7 @@ def test_rolling_back_passes_over_what_does_not_load_or_verify(caplog: pytest.Lo
     releases.now = "release 4"
     releases.damaged.add("release 2")
 
-    def open_snapshot(path: Path) -> ServedSnapshot:
+    def open_snapshot(path: Path) -> Loaded:
         if path.name == "release 3":
             assert releases.now == "release 4", "CURRENT moves to what is loaded, and to nothing else"
             raise ReleaseCorrupt("a canary gives other scores")
@@ -194,7 +205,7 @@ def test_rolling_back_to_nothing_leaves_current_alone() -> None:
 
 def test_rolling_back_passes_no_gate() -> None:
     class Gated(FakeReleases):
-        def promote(self, release_id: str) -> None:
+        def promote(self, release_id: str, *, force: bool = False) -> None:
             raise PromotionRefused(release_id, "it lost much")
 
         def restore(self, release_id: str) -> None:
@@ -212,7 +223,7 @@ def test_rolling_back_passes_no_gate() -> None:
 
 def test_rolling_back_ends_where_current_cannot_be_written() -> None:
     class Full(FakeReleases):
-        def promote(self, release_id: str) -> None:
+        def promote(self, release_id: str, *, force: bool = False) -> None:
             raise PublishFailed("no space left")
 
     releases = Full(*(FakeSnapshot(f"release {n}") for n in range(1, 4)))
@@ -289,7 +300,7 @@ def test_a_release_that_fails_is_tried_ever_less_often_but_never_given_up() -> N
     releases, clock = two_releases(), Clock(until=2_000)
     tries: list[float] = []
 
-    def open_snapshot(path: Path) -> ServedSnapshot:
+    def open_snapshot(path: Path) -> Loaded:
         if path.name == "release 2":
             tries.append(clock())
             raise ReleaseCorrupt("bad file")
@@ -307,7 +318,7 @@ def test_a_release_that_fails_is_tried_ever_less_often_but_never_given_up() -> N
 def test_another_release_is_tried_at_once_after_one_that_failed() -> None:
     releases, clock = two_releases(), Clock(until=1_000)
 
-    def open_snapshot(path: Path) -> ServedSnapshot:
+    def open_snapshot(path: Path) -> Loaded:
         if path.name == "release 1":
             if clock() > 500:
                 releases.now = "release 2"
@@ -328,31 +339,6 @@ def test_a_missing_current_is_not_told_at_every_look(caplog: pytest.LogCaptureFi
     holder._follow()
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 7, "at 5, 10, 20, 40, 80, 160 and 320 seconds, not 120 times"
-
-
-def test_every_thread_that_loads_is_prepared_before() -> None:
-    releases, told = two_releases(), Told()
-    prepared: list[threading.Thread] = []
-    loading: list[threading.Thread] = []
-
-    def open_snapshot(path: Path) -> ServedSnapshot:
-        loading.append(threading.current_thread())
-        assert loading[-1] in prepared
-        return releases.open(path)
-
-    holder = SnapshotHolder(
-        releases,
-        open_snapshot,
-        poll_seconds=0.001,
-        verify=False,
-        on_health=told,
-        prepare_thread=lambda: prepared.append(threading.current_thread()),
-    )
-    holder.start()
-    releases.now = "release 2"
-    told.wait_for([True, True])
-    holder.stop()
-    assert [thread.name for thread in loading] == [threading.current_thread().name, "nearcart-releases"]
 
 
 def test_files_are_checked_after_every_load() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_backend import FakeReleases, FakeSnapshot, backend, channel_to, serving
+from fake_backend import FakeReleases, FakeSnapshot, backend, channel_to, server_options, serving
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
@@ -28,10 +28,8 @@ from nearcart.v1 import recommendation_pb2 as wire
 
 from engine import admin, service
 from engine.addresses import next_port
-from engine.certificates import ServerTls
 from engine.errors import ReleaseError, ReleaseNotFound, ServerError, UsageError
-from engine.server import Server, ServerOptions
-from engine.tokens import Tokens
+from engine.server import Server
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -52,8 +50,7 @@ def ask_for_ever(channel: grpc.Channel) -> None:
 
 def start(releases: FakeReleases | None = None, **options: Any) -> Server:
     """A server that must be refused; it is stopped if it starts after all."""
-    settings: dict[str, Any] = {"address": "127.0.0.1:0", "verify_after_start": False, "poll_seconds": 0, **options}
-    server = Server(ServerOptions(Path(), **settings), backend(releases or FakeReleases()))
+    server = Server(server_options(**options), backend(releases or FakeReleases()))
     with server:
         return server
 
@@ -70,7 +67,7 @@ def test_health_says_not_serving_and_questions_wait_while_the_first_release_load
     releases = FakeReleases()
     seen: list[int] = []
     codes: list[grpc.StatusCode] = []
-    server = Server(ServerOptions(Path(), "127.0.0.1:0", poll_seconds=0, verify_after_start=False), backend(releases))
+    server = Server(server_options(), backend(releases))
 
     def look(path: Path) -> FakeSnapshot:
         seen.extend((health_of(server.address, ""), health_of(server.admin_address, "")))
@@ -259,7 +256,7 @@ def test_grpc_drops_a_call_that_waited_past_its_deadline_for_a_thread() -> None:
 PROGRAM = """
 import signal, sys, threading
 from pathlib import Path
-from fake_backend import FakeReleases, FakeSnapshot, backend
+from fake_backend import FakeReleases, FakeSnapshot, backend, server_options
 import engine.server
 
 class Server(engine.server.Server):
@@ -273,7 +270,7 @@ def never_ends(what):
 
 releases = FakeReleases(FakeSnapshot("release 1"), FakeSnapshot("release 2"))
 open_snapshot = releases.open
-releases.open = lambda path: never_ends("loading") if path.name == sys.argv[2] else open_snapshot(path)
+releases.open = lambda path, watch: never_ends("loading") if path.name == sys.argv[2] else open_snapshot(path)
 if sys.argv[2] == "answer":
     releases.snapshots["release 1"].meanwhile = lambda: never_ends("answering")
 elif sys.argv[2] == "verify":
@@ -281,9 +278,7 @@ elif sys.argv[2] == "verify":
 engine.server.Server = Server
 engine.server.STOP_GRACE_SECONDS = 0.1
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as for the first process of a container
-options = engine.server.ServerOptions(
-    Path(), "127.0.0.1:0", drain_seconds=float(sys.argv[1]), verify_after_start=sys.argv[2] == "verify", poll_seconds=0
-)
+options = server_options(drain_seconds=float(sys.argv[1]), verify_after_start=sys.argv[2] == "verify")
 engine.server.run_server(options, backend=backend(releases))
 print("stopped", flush=True)
 """
@@ -402,7 +397,7 @@ def test_tokens_guard_both_services_by_role(transport: str, tmp_path: Path) -> N
     file.write_text("query question-question-1\nadmin administration-22\n")
     file.chmod(0o600)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(serving(transport=transport, tokens=Tokens(file)))
+        server = stack.enter_context(serving(transport=transport, tokens=file))
         channel, admin_channel = (
             stack.enter_context(channel_to(address)) for address in (server.address, server.admin_address)
         )
@@ -437,7 +432,7 @@ def test_with_a_certificate_only_tls_is_spoken(tmp_path: Path) -> None:
     write_settled(certificate, pair.certificate)
     write_settled(key, pair.key)
     key.chmod(0o600)
-    with serving(tls=ServerTls.of(certificate, key, None)) as server:
+    with serving(tls_certificate=certificate, tls_key=key) as server:
         credentials = grpc.ssl_channel_credentials(authority.certificate)
         for address in (server.address, server.admin_address):
             name = ("grpc.ssl_target_name_override", "localhost")

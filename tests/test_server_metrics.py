@@ -7,16 +7,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fake_backend import FakeReleases, backend, channel_to, serving
+from fake_backend import FakeReleases, backend, channel_to, server_options, serving
 from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from small_release import publish, small_shop
 
 from engine.plan import IndexPlan
-from engine.recall_sampling import RecallSampler
 from engine.repository import Repository
-from engine.server import Server, ServerOptions
+from engine.server import Server
 from engine.server_metrics import ServerMetrics
 
 OPERATIONS = Path(__file__).parent.parent / "docs" / "operations.md"
@@ -27,14 +26,16 @@ def scraped(server):
     with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as response:
         text = response.read().decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {(sample.name, sample.labels.get("release_id", "")): sample.value for sample in samples}
+    return {
+        (sample.name, sample.labels.get("release_id", "")): sample.value
+        for sample in samples
+        if sample.name.startswith("nearcart_recall_")
+    }
 
 
 def recall_of_a_release(repository, n_calls):
     """What /metrics says after so many calls, all of which are sampled."""
-    options = ServerOptions(
-        repository.root, "127.0.0.1:0", "", "127.0.0.1:0", recall_sample_share=1.0, verify_after_start=False
-    )
+    options = server_options(repository.root, admin_address="", metrics_address="127.0.0.1:0", recall_sample_share=1.0)
     with Server(options) as server:
         with channel_to(server.address) as channel:
             stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
@@ -82,7 +83,7 @@ def test_metrics_without_searches_have_no_estimate():
 def test_metrics_answer_while_no_release_is_loaded():
     releases = FakeReleases()
     server = Server(
-        ServerOptions(Path(), "127.0.0.1:0", "", "127.0.0.1:0", poll_seconds=0, verify_after_start=False),
+        server_options(admin_address="", metrics_address="127.0.0.1:0"),
         backend(releases),
     )
     seen = {}
@@ -99,16 +100,17 @@ def test_the_metrics_port_is_closed_at_the_end():
 
 
 def test_without_a_metrics_address_nothing_listens_and_nothing_is_sampled(small_repository):
-    options = ServerOptions(small_repository.root, "127.0.0.1:0", "", recall_sample_share=1.0)
+    options = server_options(small_repository.root, admin_address="", recall_sample_share=1.0)
     with Server(options) as server:
         with channel_to(server.address) as channel:
             stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
             stub.RecommendForUser(wire.RecommendForUserRequest(user_id="u1"), timeout=10)
-        assert (server.metrics_address, server._sampler.n_sampled, server._sampler.is_busy) == ("", 0, False)
+        sampler = server.serving._sampler
+        assert (server.metrics_address, sampler.n_sampled, sampler.is_busy) == ("", 0, False)
 
 
 def test_every_metric_is_in_the_page_about_operations():
     documented = set(re.findall(r"^\| `(nearcart_\w+)` \|", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE))
-    snapshot = FakeReleases().snapshots["release 1"]
-    collected = ServerMetrics(lambda: snapshot, RecallSampler(1.0, lambda: "")).collect()
+    with serving() as server:
+        collected = list(ServerMetrics(server.serving, server.holder).collect())
     assert documented == {f"{each.name}_total" if each.type == "counter" else each.name for each in collected}

@@ -22,9 +22,9 @@ from grpc_status import rpc_status
 from engine import service
 from engine.calls import Calls
 from engine.errors import UsageError
-from engine.health import Health
-from engine.server import TRANSPORTS, standard_services
+from engine.health import Health, standard_services
 from engine.transport import Transport, TransportOptions
+from engine.worker import TRANSPORTS
 
 ECHO, LONG = "/test.Service/Echo", "/test.Service/Long"
 LIMIT = 100_000

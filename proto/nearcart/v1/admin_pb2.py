@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nearcart/v1/admin.proto\x12\x0bnearcart.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n\x15PromoteReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\",\n\x16PromoteReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"\x18\n\x16RollbackReleaseRequest\"-\n\x17RollbackReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"\x16\n\x14ReloadReleaseRequest\";\n\x15ReloadReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\"\x12\n\x10GetStatusRequest\"\xa0\x02\n\x11GetStatusResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x1a\n\x12\x63urrent_release_id\x18\x02 \x01(\t\x12*\n\nload_state\x18\x03 \x01(\x0e\x32\x16.nearcart.v1.LoadState\x12/\n\x0cverification\x18\x04 \x01(\x0e\x32\x19.nearcart.v1.Verification\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12-\n\tloaded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12\x11\n\tin_flight\x18\x08 \x01(\x05\x12\x10\n\x08\x61nswered\x18\t \x01(\x03*\x82\x01\n\tLoadState\x12\x1a\n\x16LOAD_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOAD_STATE_IDLE\x10\x01\x12\x16\n\x12LOAD_STATE_LOADING\x10\x02\x12\x15\n\x11LOAD_STATE_LOADED\x10\x03\x12\x15\n\x11LOAD_STATE_FAILED\x10\x04*\x8e\x01\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x14\n\x10VERIFICATION_OFF\x10\x01\x12\x18\n\x14VERIFICATION_RUNNING\x10\x02\x12\x17\n\x13VERIFICATION_PASSED\x10\x03\x12\x17\n\x13VERIFICATION_FAILED\x10\x04\x32\xeb\x02\n\x0c\x41\x64minService\x12Y\n\x0ePromoteRelease\x12\".nearcart.v1.PromoteReleaseRequest\x1a#.nearcart.v1.PromoteReleaseResponse\x12\\\n\x0fRollbackRelease\x12#.nearcart.v1.RollbackReleaseRequest\x1a$.nearcart.v1.RollbackReleaseResponse\x12V\n\rReloadRelease\x12!.nearcart.v1.ReloadReleaseRequest\x1a\".nearcart.v1.ReloadReleaseResponse\x12J\n\tGetStatus\x12\x1d.nearcart.v1.GetStatusRequest\x1a\x1e.nearcart.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nearcart/v1/admin.proto\x12\x0bnearcart.v1\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\x15PromoteReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\",\n\x16PromoteReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"\x18\n\x16RollbackReleaseRequest\"-\n\x17RollbackReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"\x16\n\x14ReloadReleaseRequest\";\n\x15ReloadReleaseResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\"\x12\n\x10GetStatusRequest\"\xca\x02\n\x11GetStatusResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x1a\n\x12\x63urrent_release_id\x18\x02 \x01(\t\x12*\n\nload_state\x18\x03 \x01(\x0e\x32\x16.nearcart.v1.LoadState\x12/\n\x0cverification\x18\x04 \x01(\x0e\x32\x19.nearcart.v1.Verification\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12-\n\tloaded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12\x11\n\tin_flight\x18\x08 \x01(\x05\x12\x10\n\x08\x61nswered\x18\t \x01(\x03\x12\x0f\n\x07workers\x18\n \x01(\x05\x12\x17\n\x0fworker_restarts\x18\x0b \x01(\x03*\x82\x01\n\tLoadState\x12\x1a\n\x16LOAD_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOAD_STATE_IDLE\x10\x01\x12\x16\n\x12LOAD_STATE_LOADING\x10\x02\x12\x15\n\x11LOAD_STATE_LOADED\x10\x03\x12\x15\n\x11LOAD_STATE_FAILED\x10\x04*\x8e\x01\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x14\n\x10VERIFICATION_OFF\x10\x01\x12\x18\n\x14VERIFICATION_RUNNING\x10\x02\x12\x17\n\x13VERIFICATION_PASSED\x10\x03\x12\x17\n\x13VERIFICATION_FAILED\x10\x04\x32\xeb\x02\n\x0c\x41\x64minService\x12Y\n\x0ePromoteRelease\x12\".nearcart.v1.PromoteReleaseRequest\x1a#.nearcart.v1.PromoteReleaseResponse\x12\\\n\x0fRollbackRelease\x12#.nearcart.v1.RollbackReleaseRequest\x1a$.nearcart.v1.RollbackReleaseResponse\x12V\n\rReloadRelease\x12!.nearcart.v1.ReloadReleaseRequest\x1a\".nearcart.v1.ReloadReleaseResponse\x12J\n\tGetStatus\x12\x1d.nearcart.v1.GetStatusRequest\x1a\x1e.nearcart.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nearcart.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADSTATE']._serialized_start=634
-  _globals['_LOADSTATE']._serialized_end=764
-  _globals['_VERIFICATION']._serialized_start=767
-  _globals['_VERIFICATION']._serialized_end=909
+  _globals['_LOADSTATE']._serialized_start=691
+  _globals['_LOADSTATE']._serialized_end=821
+  _globals['_VERIFICATION']._serialized_start=824
+  _globals['_VERIFICATION']._serialized_end=966
   _globals['_PROMOTERELEASEREQUEST']._serialized_start=73
-  _globals['_PROMOTERELEASEREQUEST']._serialized_end=116
-  _globals['_PROMOTERELEASERESPONSE']._serialized_start=118
-  _globals['_PROMOTERELEASERESPONSE']._serialized_end=162
-  _globals['_ROLLBACKRELEASEREQUEST']._serialized_start=164
-  _globals['_ROLLBACKRELEASEREQUEST']._serialized_end=188
-  _globals['_ROLLBACKRELEASERESPONSE']._serialized_start=190
-  _globals['_ROLLBACKRELEASERESPONSE']._serialized_end=235
-  _globals['_RELOADRELEASEREQUEST']._serialized_start=237
-  _globals['_RELOADRELEASEREQUEST']._serialized_end=259
-  _globals['_RELOADRELEASERESPONSE']._serialized_start=261
-  _globals['_RELOADRELEASERESPONSE']._serialized_end=320
-  _globals['_GETSTATUSREQUEST']._serialized_start=322
-  _globals['_GETSTATUSREQUEST']._serialized_end=340
-  _globals['_GETSTATUSRESPONSE']._serialized_start=343
-  _globals['_GETSTATUSRESPONSE']._serialized_end=631
-  _globals['_ADMINSERVICE']._serialized_start=912
-  _globals['_ADMINSERVICE']._serialized_end=1275
+  _globals['_PROMOTERELEASEREQUEST']._serialized_end=131
+  _globals['_PROMOTERELEASERESPONSE']._serialized_start=133
+  _globals['_PROMOTERELEASERESPONSE']._serialized_end=177
+  _globals['_ROLLBACKRELEASEREQUEST']._serialized_start=179
+  _globals['_ROLLBACKRELEASEREQUEST']._serialized_end=203
+  _globals['_ROLLBACKRELEASERESPONSE']._serialized_start=205
+  _globals['_ROLLBACKRELEASERESPONSE']._serialized_end=250
+  _globals['_RELOADRELEASEREQUEST']._serialized_start=252
+  _globals['_RELOADRELEASEREQUEST']._serialized_end=274
+  _globals['_RELOADRELEASERESPONSE']._serialized_start=276
+  _globals['_RELOADRELEASERESPONSE']._serialized_end=335
+  _globals['_GETSTATUSREQUEST']._serialized_start=337
+  _globals['_GETSTATUSREQUEST']._serialized_end=355
+  _globals['_GETSTATUSRESPONSE']._serialized_start=358
+  _globals['_GETSTATUSRESPONSE']._serialized_end=688
+  _globals['_ADMINSERVICE']._serialized_start=969
+  _globals['_ADMINSERVICE']._serialized_end=1332
 # @@protoc_insertion_point(module_scope)

@@ -94,16 +94,22 @@ class PromoteReleaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RELEASE_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     release_id: _builtins.str
     """The release. Required, 1 to 512 bytes, INVALID_ARGUMENT otherwise; NOT_FOUND where there is none of this name."""
+    force: _builtins.bool
+    """Promote it even where the gate refuses: fewer users, items or events than the live release, or worse measurements.
+    What the gate said is logged. Default false: FAILED_PRECONDITION.
+    """
     def __init__(
         self,
         *,
         release_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["release_id", b"release_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "release_id", b"release_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -245,6 +251,8 @@ class GetStatusResponse(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     ANSWERED_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    WORKER_RESTARTS_FIELD_NUMBER: _builtins.int
     release_id: _builtins.str
     """The release that answers queries; "" where none is loaded."""
     current_release_id: _builtins.str
@@ -261,6 +269,10 @@ class GetStatusResponse(_message.Message):
     """Calls of RecommendationService being answered at this moment."""
     answered: _builtins.int
     """Calls of RecommendationService answered since the start, refusals included."""
+    workers: _builtins.int
+    """Workers that are running."""
+    worker_restarts: _builtins.int
+    """Workers that were started again since the start, because they ended."""
     @_builtins.property
     def loaded_at(self) -> _timestamp_pb2.Timestamp:
         """When the serving release was swapped in; unset where none is."""
@@ -277,10 +289,12 @@ class GetStatusResponse(_message.Message):
         uptime_seconds: _builtins.float = ...,
         in_flight: _builtins.int = ...,
         answered: _builtins.int = ...,
+        workers: _builtins.int = ...,
+        worker_restarts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loaded_at", b"loaded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "current_release_id", b"current_release_id", "in_flight", b"in_flight", "last_error", b"last_error", "load_state", b"load_state", "loaded_at", b"loaded_at", "release_id", b"release_id", "uptime_seconds", b"uptime_seconds", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "current_release_id", b"current_release_id", "in_flight", b"in_flight", "last_error", b"last_error", "load_state", b"load_state", "loaded_at", b"loaded_at", "release_id", b"release_id", "uptime_seconds", b"uptime_seconds", "verification", b"verification", "worker_restarts", b"worker_restarts", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

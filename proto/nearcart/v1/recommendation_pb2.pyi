@@ -15,7 +15,8 @@ Rules that hold everywhere:
   `exclude_item_ids` and `repeat` all let it, and never where it is not available. As many items come back as the
   smaller of `limit` and the number of items that are left.
 * Every RPC only reads, so a call that failed with UNAVAILABLE can be sent again.
-* One answer comes from one release, which it names: a new release is swapped in whole between two calls.
+* One answer comes from one release, which it names: a new release is swapped in whole between two calls. Whoever
+  needs several answers from one release names it in `release_id`.
 """
 
 from collections import abc as _abc
@@ -118,6 +119,7 @@ class RecommendForUserRequest(_message.Message):
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
     INCLUDE_SHARES_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user. Required, 1 to 512 bytes; INVALID_ARGUMENT otherwise."""
     limit: _builtins.int
@@ -133,6 +135,10 @@ class RecommendForUserRequest(_message.Message):
     include_shares: _builtins.bool
     """Whether to fill `shares` in the answer. Default false. Where `limit` times the number of items in the user's history exceeds
     100000 the request gets INVALID_ARGUMENT.
+    """
+    release_id: _builtins.str
+    """The release that is to answer, by its name: the live one, or the one before while it is still loaded. Unset means the
+    live one. Any other gets NOT_FOUND, so that answers that belong together do not come from two releases.
     """
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -181,10 +187,11 @@ class RecommendForUserRequest(_message.Message):
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         without_parts: _abc.Iterable[_builtins.str] | None = ...,
         include_shares: _builtins.bool = ...,
+        release_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_shares", b"include_shares", "include_titles", b"include_titles", "limit", b"limit", "recent_item_ids", b"recent_item_ids", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id", "without_parts", b"without_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_shares", b"include_shares", "include_titles", b"include_titles", "limit", b"limit", "recent_item_ids", b"recent_item_ids", "release_id", b"release_id", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -277,6 +284,7 @@ class RecommendForCartRequest(_message.Message):
     HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
     INCLUDE_SHARES_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT. Unset means 20."""
     user_id: _builtins.str
@@ -301,6 +309,10 @@ class RecommendForCartRequest(_message.Message):
     include_shares: _builtins.bool
     """Whether to fill `shares` in the answer. Default false. Where `limit` times the number of items in the cart, and in a history that counts, exceeds
     100000 the request gets INVALID_ARGUMENT.
+    """
+    release_id: _builtins.str
+    """The release that is to answer, by its name: the live one, or the one before while it is still loaded. Unset means the
+    live one. Any other gets NOT_FOUND, so that answers that belong together do not come from two releases.
     """
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -357,10 +369,11 @@ class RecommendForCartRequest(_message.Message):
         history_weight: _builtins.float = ...,
         without_parts: _abc.Iterable[_builtins.str] | None = ...,
         include_shares: _builtins.bool = ...,
+        release_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "filter", b"filter", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "include_shares", b"include_shares", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "quantities", b"quantities", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id", "without_parts", b"without_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_user_id", b"_user_id", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "include_shares", b"include_shares", "include_titles", b"include_titles", "item_ids", b"item_ids", "limit", b"limit", "quantities", b"quantities", "release_id", b"release_id", "repeat", b"repeat", "strict", b"strict", "user_id", b"user_id", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -453,6 +466,7 @@ class RecommendSimilarItemsRequest(_message.Message):
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
     INCLUDE_SHARES_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item. Required, 1 to 512 bytes, INVALID_ARGUMENT otherwise; NOT_FOUND where the release does not know it."""
     limit: _builtins.int
@@ -461,6 +475,10 @@ class RecommendSimilarItemsRequest(_message.Message):
     """Whether to fill `titles` in the answer. Default false: ids and scores are what services need."""
     include_shares: _builtins.bool
     """Whether to fill `shares` in the answer. Default false."""
+    release_id: _builtins.str
+    """The release that is to answer, by its name: the live one, or the one before while it is still loaded. Unset means the
+    live one. Any other gets NOT_FOUND, so that answers that belong together do not come from two releases.
+    """
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that must not come back, beside the item itself. Default none. No bound but that of the whole request
@@ -498,10 +516,11 @@ class RecommendSimilarItemsRequest(_message.Message):
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         without_parts: _abc.Iterable[_builtins.str] | None = ...,
         include_shares: _builtins.bool = ...,
+        release_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_shares", b"include_shares", "include_titles", b"include_titles", "item_id", b"item_id", "limit", b"limit", "without_parts", b"without_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_shares", b"include_shares", "include_titles", b"include_titles", "item_id", b"item_id", "limit", b"limit", "release_id", b"release_id", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -587,6 +606,7 @@ class BatchRecommendForUsersRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each user, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose users times limit exceed 100000. Unset means 20.
@@ -595,6 +615,10 @@ class BatchRecommendForUsersRequest(_message.Message):
     """What becomes of items a user already has. Unset means REPEAT_NEVER; unlisted values get INVALID_ARGUMENT."""
     strict: _builtins.bool
     """Whether one unknown user gets the whole call NOT_FOUND instead of popular items for that user. Default false."""
+    release_id: _builtins.str
+    """The release that is to answer, by its name: the live one, or the one before while it is still loaded. Unset means the
+    live one. Any other gets NOT_FOUND, so that answers that belong together do not come from two releases.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The users, 1 to 1000; none or more get INVALID_ARGUMENT. A user named twice is answered twice."""
@@ -635,10 +659,11 @@ class BatchRecommendForUsersRequest(_message.Message):
         filter: Global___Filter | None = ...,
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         without_parts: _abc.Iterable[_builtins.str] | None = ...,
+        release_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "user_ids", b"user_ids", "without_parts", b"without_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "limit", b"limit", "release_id", b"release_id", "repeat", b"repeat", "strict", b"strict", "user_ids", b"user_ids", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -717,6 +742,7 @@ class BatchRecommendForCartsRequest(_message.Message):
     ALLOWED_ITEM_IDS_FIELD_NUMBER: _builtins.int
     HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTS_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many items to answer for each cart, 1 to 1000; 0, negative and larger numbers get INVALID_ARGUMENT, and so
     does a batch whose carts times limit exceed 100000. Unset means 20.
@@ -732,6 +758,10 @@ class BatchRecommendForCartsRequest(_message.Message):
     history_weight: _builtins.float
     """How much each user's history counts beside the cart, as in RecommendForCartRequest. Default 0, not at all; above 0
     every cart needs a `user_id`, INVALID_ARGUMENT otherwise.
+    """
+    release_id: _builtins.str
+    """The release that is to answer, by its name: the live one, or the one before while it is still loaded. Unset means the
+    live one. Any other gets NOT_FOUND, so that answers that belong together do not come from two releases.
     """
     @_builtins.property
     def carts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cart]:
@@ -774,10 +804,11 @@ class BatchRecommendForCartsRequest(_message.Message):
         allowed_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         history_weight: _builtins.float = ...,
         without_parts: _abc.Iterable[_builtins.str] | None = ...,
+        release_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "limit", b"limit", "repeat", b"repeat", "strict", b"strict", "without_parts", b"without_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed_item_ids", b"allowed_item_ids", "carts", b"carts", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "history_weight", b"history_weight", "limit", b"limit", "release_id", b"release_id", "repeat", b"repeat", "strict", b"strict", "without_parts", b"without_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

@@ -15,7 +15,8 @@ Rules that hold everywhere:
   `exclude_item_ids` and `repeat` all let it, and never where it is not available. As many items come back as the
   smaller of `limit` and the number of items that are left.
 * Every RPC only reads, so a call that failed with UNAVAILABLE can be sent again.
-* One answer comes from one release, which it names: a new release is swapped in whole between two calls.
+* One answer comes from one release, which it names: a new release is swapped in whole between two calls. Whoever
+  needs several answers from one release names it in `release_id`.
 """
 
 from collections import abc as _abc
