@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from fake_backend import FakeReleases, FakeSnapshot, serving
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nearcart.v1 import recommendation_pb2 as wire
 from plain_server import answering
 
 from engine.batches import columns_for_carts, columns_for_users
-from engine.client import CALLS_OF_A_BATCH, Cart, Client, carts_from_columns
+from engine.client import CALLS_OF_A_BATCH, AsyncClient, BatchColumns, Cart, Client, carts_from_columns
 from engine.connections import MAX_REQUEST_BYTES
 from engine.errors import ClientError
 from engine.queries import MAX_BATCH_ANSWERS, MAX_BATCH_QUERIES, Repeat, Source
@@ -81,6 +84,7 @@ def test_every_call_keeps_the_limits_of_the_server(n_users: int, limit: int | No
     assert len(requests) == -(-n_users // most)
 
 
+@example([500] * 60)
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=60))
 def test_carts_whose_request_would_be_too_large_are_cut_further(sizes: list[int]) -> None:
     carts = [Cart(["i" * 512] * size, str(number)) for number, size in enumerate(sizes)]
@@ -104,7 +108,23 @@ def test_no_queries_are_no_calls_and_empty_columns() -> None:
             assert (columns.item_ids.dtype, columns.scores.dtype) == (np.dtypes.StringDType(), np.float32)
 
 
-def test_some_calls_are_on_their_way_at_a_time_and_a_swap_between_them_is_told() -> None:
+def columns_of_the_client(address: str, user_ids: list[str]) -> BatchColumns:
+    with Client(address) as client:
+        return client.columns_for_users(user_ids)
+
+
+def columns_of_the_asynchronous_client(address: str, user_ids: list[str]) -> BatchColumns:
+    async def ask() -> BatchColumns:
+        async with AsyncClient(address) as client:
+            return await client.columns_for_users(user_ids)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [columns_of_the_client, columns_of_the_asynchronous_client])
+def test_some_calls_are_on_their_way_at_a_time_and_a_swap_between_them_is_told(
+    ask: Callable[[str, list[str]], BatchColumns],
+) -> None:
     together = threading.Barrier(CALLS_OF_A_BATCH)
     running, most, lock = 0, 0, threading.Lock()
 
@@ -114,6 +134,7 @@ def test_some_calls_are_on_their_way_at_a_time_and_a_swap_between_them_is_told()
             running += 1
             most = max(most, running)
         together.wait(10)
+        time.sleep(0.05)  # for what should not be on its way yet
         with lock:
             running -= 1
         release_id = "old" if int(request.user_ids[0]) < 4_000 else "new"
@@ -121,8 +142,8 @@ def test_some_calls_are_on_their_way_at_a_time_and_a_swap_between_them_is_told()
         sources = [wire.SOURCE_POPULAR] * n_users
         return wire.BatchRecommendForUsersResponse(counts=[0] * n_users, sources=sources, release_id=release_id)
 
-    with answering(answer, threads=2 * CALLS_OF_A_BATCH) as address, Client(address) as client:
-        columns = client.columns_for_users([str(number) for number in range(2 * CALLS_OF_A_BATCH * 1_000)])
+    with answering(answer, threads=2 * CALLS_OF_A_BATCH) as address:
+        columns = ask(address, [str(number) for number in range(2 * CALLS_OF_A_BATCH * 1_000)])
     assert most == CALLS_OF_A_BATCH
     assert columns.release_ids == ("old", "new")
     assert columns.offsets.tolist() == [0] * 8_001

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,28 @@ def test_a_server_can_forbid_another_attempt() -> None:
     assert len(times_of_attempts(-1, 100)) == 1
 
 
+def test_hundreds_of_failures_at_once_leave_a_budget_for_retries() -> None:
+    refused = set()
+
+    def answer(name: str, request: Any, context: grpc.ServicerContext) -> Any:
+        if request.user_id not in refused:
+            refused.add(request.user_id)
+            context.abort_with_status(busy(1))
+        return one_item(request)
+
+    user_ids = [str(number) for number in range(400)]
+    with answering(answer) as address, Client(address) as client, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(client.recommend_for_user, user_ids))
+    assert [each.item_ids for each in answers] == [(user_id,) for user_id in user_ids]
+
+
 def test_requests_of_any_size_that_a_server_accepts_are_tried_again() -> None:
     attempts = []
 
     def answer(name: str, request: Any, context: grpc.ServicerContext) -> Any:
         attempts.append(request.ByteSize())
         if len(attempts) == 1:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            context.abort_with_status(busy(1))  # what gRPC alone tries again
         return one_item(request)
 
     user_ids = ["u" * 500] * 8_000

@@ -53,8 +53,9 @@ def workers() -> Iterator[Workers]:
 def kill_some(workers: Workers, answered: Counter[str]) -> None:
     """Kill workers, one after another is back and has had work."""
     for _ in range(4):
-        before = answered.total()
+        before, until = answered.total(), time.monotonic() + 20
         while answered.total() < before + 200:
+            assert time.monotonic() < until, "whoever asks has stopped, after an error"
             time.sleep(0.01)
         workers.kill()
         workers.start()
