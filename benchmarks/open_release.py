@@ -27,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.raw_rows import write_rows
-from engine.calibration import add_measured_index, canary_scores
+from engine.calibration import add_measured_index
+from engine.canaries import add_canaries
 from engine.encoders import RidgeEncoder
+from engine.histories import Histories
 from engine.ids import IdTable, StringTable
 from engine.index import Index
 from engine.kinds import ByKind
@@ -107,9 +109,9 @@ def _publish(repository: Repository, n_users: int) -> Path:
     popularity = np.full(_ITEMS, n_users // _ITEMS, dtype=np.int32)
     with repository.draft() as draft:
         draft.add_arrays("users/ids", IdTable.over(_numbers(n_users)).arrays())
-        draft.add_array("users/history.indptr", np.arange(n_users + 1, dtype=np.int64))
-        draft.add_array("users/history.indices", np.arange(n_users, dtype=np.int32) % _ITEMS)
-        draft.add_array("users/history.values", np.ones(n_users, dtype=np.float32))
+        starts, rows = np.arange(n_users + 1, dtype=np.int64), np.arange(n_users, dtype=np.int32) % _ITEMS
+        histories = Histories(starts, rows, np.ones(n_users, dtype=np.float32))
+        histories.store(draft)
         draft.add_arrays("items/ids", IdTable.over(_numbers(_ITEMS)).arrays())
         draft.add_array("items/popularity", popularity)
         draft.add_array("items/popular_rows", np.arange(_ITEMS, dtype=np.int32))
@@ -123,7 +125,7 @@ def _publish(repository: Repository, n_users: int) -> Path:
         index = add_measured_index(draft, IndexPlan(), vectors, available, queries, 0.99)
         exact = Index(draft, vectors, IndexPlan(), available)
         dense = DenseMemory("als", ByKind(1, 1), encoder, user_vectors, exact)
-        draft.add_array("canaries/scores", canary_scores(Recommender(dense, [], available), carts))
+        add_canaries(draft, Recommender(dense, [], available), histories, carts)
         part = {
             "name": "als",
             "weight": 1.0,

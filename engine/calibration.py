@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from engine.canaries import SCORED, add_canaries
 from engine.choice import BATCHES, Candidate, candidate, choose, fewest_in_blocks
 from engine.errors import RecallNotReached
-from engine.evidence import Evidence
 from engine.frontier_plot import frontier_plot
 from engine.histories import Histories
 from engine.index import APPROXIMATE_FILES, TABLE, Index, add_index, check_plan, discard_approximate
@@ -25,7 +25,6 @@ from engine.measurement import (
     Bags,
     Measured,
     Queries,
-    bag,
     batch_microseconds,
     cart_queries,
     measure,
@@ -42,10 +41,7 @@ from engine.sparse_part import read_sparse_parts
 from engine.vector_formats import require_no_finer
 from engine.vector_table import Vectors
 
-N_CANARIES = 8
-CANARY_LENGTH = 10
-CANARY_SCORES = "canaries/scores"
-_OF_VECTORS = (*(f"{name}.npy" for name in (*ITEMS, *USERS, SPECTRUM, CANARY_SCORES)), f"{TABLE}/")
+_OF_VECTORS = (*(f"{name}.npy" for name in (*ITEMS, *USERS, SPECTRUM, *SCORED)), f"{TABLE}/")
 """What a release with other vectors has anew."""
 
 
@@ -111,17 +107,6 @@ def _require(found: Measured, promised_recall: float, kind: str, plan: IndexPlan
             f"of the true top 20 on {found.queries} {kind} queries (lower 95% bound {found.lower:.4f}); "
             f"{promised_recall:g} was promised. {advice}"
         )
-
-
-def canary_scores(recommender: Recommender, carts: Bags) -> NDArray[np.float32]:
-    """The best scores of the first few carts, by scan: float32 (canaries, length). A snapshot must repeat them."""
-    found = []
-    for i in range(min(N_CANARIES, len(carts[0]) - 1)):
-        cart = bag(carts, i)
-        query = recommender.query(Evidence.of_rows(cart), "cart")
-        found.append(recommender.scan(query, CANARY_LENGTH, cart)[1])
-    length = min((len(scores) for scores in found), default=0)
-    return np.array([scores[:length] for scores in found], dtype=np.float32).reshape(len(found), length)
 
 
 def check_index(release: Release, seed: int) -> Iterator[tuple[str, Measured]]:
@@ -195,7 +180,7 @@ def rebuild_index(
             exact = Index(draft, encoder.item_vectors, IndexPlan(), available)
             dense = DenseMemory(part.name, part.weight, encoder, users, exact)
             recommender = Recommender(dense, read_sparse_parts(release), available)
-            draft.add_array(CANARY_SCORES, canary_scores(recommender, carts))
+            add_canaries(draft, recommender, Histories.read(release), carts)
         written = ("format_version", "release_id", "program", "created_at", "files", "checksum")
         fields = {key: value for key, value in manifest.items() if key not in written}
         fields |= {"index": index, "index_of": release_id}

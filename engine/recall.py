@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,3 +20,18 @@ def recall_of(scores: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
 def lower_bound(recalls: NDArray[np.float64]) -> float:
     """Of the mean recall of one query or more, at 95%."""
     return float(recalls.mean() - _DEVIATIONS * recalls.std() / np.sqrt(len(recalls)))
+
+
+def chance_of(mean: float, promised: float, n: int) -> float:
+    """At most how probable so low a mean of n recalls is, where the true mean is as promised, below 1.
+
+    exp(-n KL(mean, promised)) with KL(a, p) = a ln(a / p) + (1 - a) ln((1 - a) / (1 - p)): Hoeffding, "Probability
+    inequalities for sums of bounded random variables" (JASA 1963), theorem 1. It asks nothing of the distribution but
+    that recalls lie between 0 and 1, and holds for queries drawn without replacement as well (section 6).
+    """
+    if mean >= promised:
+        return 1.0
+    divergence = (1 - mean) * math.log((1 - mean) / (1 - promised))
+    if mean > 0:
+        divergence += mean * math.log(mean / promised)
+    return math.exp(-n * divergence)

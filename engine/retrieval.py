@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attributes import read_attributes
+from engine.canaries import check_canaries
 from engine.columns import column_of
-from engine.errors import InvalidQuery, ReleaseCorrupt, UnknownItem, UnknownUser, Violation
-from engine.evidence import NO_ROWS, Evidence, require_rows
+from engine.errors import InvalidQuery, UnknownItem, UnknownUser, Violation
+from engine.evidence import NO_ROWS, Evidence
 from engine.histories import NO_EVIDENCE, Histories
 from engine.ids import IdTable, StringTable, slots_for
 from engine.index import Index
@@ -36,8 +37,6 @@ from engine.stacked import OfEach
 from engine.stored_users import Answered, StoredUsers
 
 TITLE = "title"
-_CANARY_TOLERANCE = 1e-4
-"""Relative difference allowed between a canary's stored scores and those computed on another processor."""
 _NO_VALUES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 
@@ -80,7 +79,7 @@ class Snapshot:
         self._titles = titles if isinstance(titles, StringTable) else None
         dense = DenseMemory.open(release, self._available)
         sparse = read_sparse_parts(release)
-        self._check_canaries(release, Recommender(dense, sparse, self._available))
+        check_canaries(release, Recommender(dense, sparse, self._available), dense, self._histories)
         told = None if watch is None or dense is None else partial(watch, self.release_id, dense.index)
         self._recommender = Recommender(dense, sparse, self._available, told)
         self._stored = None
@@ -287,23 +286,6 @@ class Snapshot:
         ages = np.empty(len(rows), dtype=np.int32)
         ages[np.argsort(first)] = np.arange(len(rows), dtype=np.int32)
         return Evidence(rows, np.ones(len(rows), dtype=np.float32), ages), unknown
-
-    def _check_canaries(self, release: Release, recommender: Recommender) -> None:
-        """Answer the release's stored carts and compare; this also touches the pages that the first queries need."""
-        starts = release.array("canaries/carts.indptr", np.int64, (None,))
-        carts = release.array("canaries/carts.indices", np.int32, (int(starts[-1]),))
-        expected = release.array("canaries/scores", np.float32, (None, None))
-        for i, scores in enumerate(expected):
-            cart = carts[starts[i] : starts[i + 1]]
-            require_rows(cart, len(self._items))
-            query = recommender.query(Evidence.of_rows(cart), "cart")
-            found = recommender.exact(query, len(scores), cart)[1]
-            recommender.search([query], len(scores), [cart], None)
-            if len(found) != len(scores) or not np.allclose(found, scores, rtol=_CANARY_TOLERANCE, atol=1e-6):
-                raise ReleaseCorrupt(
-                    f"{release.directory}: canary {i} scores {found[:3]}..., the release stores {scores[:3]}...: "
-                    "vectors and index do not belong together; publish again, or `nearcart releases rollback`"
-                )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import numpy as np
 import reference
 
 from engine.attributes import Attribute, Dates, Lists, add_attributes
-from engine.calibration import add_measured_index, canary_scores
+from engine.calibration import add_measured_index
+from engine.canaries import add_canaries
 from engine.encoders import RidgeEncoder
 from engine.histories import Histories
 from engine.ids import IdTable, StringTable
@@ -132,7 +133,7 @@ def publish(
         index = add_measured_index(draft, plan, items, shop.available, queries, promised_recall)
         exact = Index(draft, items, IndexPlan(), shop.available)
         dense = DenseMemory("als", weight, carried.encoder, carried.users, exact)
-        draft.add_array("canaries/scores", canary_scores(Recommender(dense, sparse, shop.available), shop.carts))
+        add_canaries(draft, Recommender(dense, sparse, shop.available), histories, shop.carts)
         parts = [_dense_part(shop, vectors, weight), *(each.store(draft, i) for i, each in enumerate(sparse, start=1))]
         packing = {} if carried.packing is None else {"packing": carried.packing}
         return repository.publish(draft, _fields(shop, index, attributes, parts) | packing, promote=promote)

@@ -13,6 +13,7 @@ from small_release import publish, small_shop
 
 from engine import packing
 from engine.calibration import check_index, rebuild_index
+from engine.canaries import SCORED
 from engine.cli import main
 from engine.encoders import RidgeEncoder
 from engine.errors import ReleaseCorrupt, ReleaseIncompatible, UsageError
@@ -144,7 +145,7 @@ def test_a_rebuild_packs_and_answers_and_leaves_the_rest_alone(repository, vecto
     assert new.manifest["index"] == index
     assert new.manifest["packing"]["from"] == "float32"
     new.verify()
-    made = (*TABLES, "parts/0/spectrum.npy", "canaries/scores.npy")
+    made = (*TABLES, "parts/0/spectrum.npy", *(f"{name}.npy" for name in SCORED))
     for name in old.manifest["files"]:
         if not name.startswith("index/") and name not in made:
             assert new.manifest["files"][name] == old.manifest["files"][name]

@@ -96,7 +96,7 @@ def test_a_current_that_cannot_be_read_ends_it(empty, ids):
 
 
 def test_what_is_open_stays_until_it_is_closed(empty):
-    ids = [publish(empty, small_shop(n_users=6, n_items=16, factors=3, seed=seed)) for seed in range(3)]
+    ids = [publish(empty, small_shop(n_users=6, n_items=16, factors=3)) for _ in range(3)]
     snapshot = Snapshot.open(empty.path(ids[0]))
     pruned = prune(empty, 1)
     assert (list(pruned.removed), pruned.passed_over) == ([ids[1]], {ids[0]: "is in use"})
@@ -108,7 +108,7 @@ def test_what_is_open_stays_until_it_is_closed(empty):
 def test_a_training_that_starts_from_a_release_keeps_it(empty):
     from trainer.warm_start import release_to_start_from
 
-    ids = [publish(empty, small_shop(n_users=6, n_items=16, factors=3, seed=seed)) for seed in range(2)]
+    ids = [publish(empty, small_shop(n_users=6, n_items=16, factors=3)) for _ in range(2)]
     previous = release_to_start_from(empty, ids[0], 3)
     assert prune(empty, 1).passed_over == {ids[0]: "is in use"}
     del previous

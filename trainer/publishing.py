@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attributes import Attribute, add_attributes
-from engine.calibration import CANARY_SCORES, add_measured_index, canary_scores
+from engine.calibration import add_measured_index
+from engine.canaries import add_canaries
 from engine.histories import Histories
 from engine.ids import IdTable
 from engine.index import Index
@@ -156,7 +157,7 @@ def publish_contents(
             exact = Index(draft, items, IndexPlan(), available)
             dense = DenseMemory(DENSE_NAME, learned.dense_weight, carried.encoder, carried.users, exact)
         written["parts"] += [part.store(draft, len(written["parts"]) + i) for i, part in enumerate(learned.sparse)]
-        draft.add_array(CANARY_SCORES, canary_scores(Recommender(dense, learned.sparse, available), carts))
+        add_canaries(draft, Recommender(dense, learned.sparse, available), histories, carts)
         return repository.publish(draft, {**written, **fields}, promote=promote)
 
 
