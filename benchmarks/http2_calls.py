@@ -13,18 +13,27 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 import grpc
-from hpack import Decoder, Encoder
+from hpack import Decoder
 
+from benchmarks.http2_requests import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    LARGEST_HEADERS,
+    WORD,
+    PreparedRequest,
+    RequestBlocks,
+    frame,
+)
 from benchmarks.timed_calls import CANCELLED_HERE, CONNECTION_LOST, RESET, TURNED_AWAY, Record
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 3, 4, 6, 7, 8, 9
+_ACK, _PADDED, _PRIORITY = 0x1, 0x8, 0x20
 _FRAME = struct.Struct(">BHBBI")
-_WORD = struct.Struct(">I")
 _SETTING = struct.Struct(">HI")
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _MOST_STREAMS, _STREAM_WINDOW = 1, 2, 3, 4
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -34,34 +43,9 @@ _REFILL_BYTES = 1 << 29
 _LAST_STREAM = 1 << 30
 """After this a connection is replaced: half of the streams that one may have."""
 _READ_BYTES = 1 << 16
-_LARGEST_PAYLOAD = 16_384 - 5
-_LARGEST_HEADERS = 4_000
 _CONNECT_SECONDS = 5.0
 _UNKNOWN = grpc.StatusCode.UNKNOWN.value[0]
 _MOST_BLOCKS = 4_096
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call: `path` is /package.Service/Method, `payload` the serialized message, 16,379 bytes at most."""
-
-    path: str
-    payload: bytes
-
-    def __post_init__(self) -> None:
-        if len(self.payload) > _LARGEST_PAYLOAD:
-            raise ValueError(f"a payload of {len(self.payload):,} bytes: at most {_LARGEST_PAYLOAD:,} fit into a frame")
-
-
-class PreparedRequest:
-    """A request as bytes, but for what depends on the connection."""
-
-    __slots__ = ("body", "data_head", "path")
-
-    def __init__(self, request: Request) -> None:
-        self.path = request.path
-        self.body = b"\0" + _WORD.pack(len(request.payload)) + request.payload
-        self.data_head = _head(_DATA, _END_STREAM, len(self.body))
 
 
 class Connection:
@@ -81,7 +65,7 @@ class Connection:
         self.is_ready = False
         """Whether the server has told its settings; calls wait here until then."""
         self._record = record
-        self._blocks = _RequestBlocks(address, headers)
+        self._blocks = RequestBlocks(address, headers)
         self._calls: dict[int, int] = {}
         self._held: deque[tuple[int, PreparedRequest]] = deque()
         self._next_stream = 1
@@ -111,16 +95,18 @@ class Connection:
             self._held.append((call, request))
             self._record.held_back += 1
 
-    def cancel(self, call: int, now: float) -> None:
-        """Reset the stream of a call that is not over."""
+    def cancel(self, call: int, now: float) -> bool:
+        """Reset the stream of a call; False where it is over, or still held back."""
         stream = next((stream for stream, each in self._calls.items() if each == call), None)
-        if stream is not None:
-            del self._calls[stream]
-            self._record.end(call, CANCELLED_HERE, now)
-            self._out.append(_frame(_RST_STREAM, 0, stream, _WORD.pack(8)))
+        if stream is None:
+            return False
+        del self._calls[stream]
+        self._record.end(call, CANCELLED_HERE, now)
+        self._out.append(frame(_RST_STREAM, 0, stream, WORD.pack(8)))
+        return True
 
-    def flush(self, now: float) -> None:
-        """Write what is waiting, as much as the socket takes."""
+    def flush(self, now: float) -> int:
+        """Write what is waiting, as much as the socket takes; returns how many calls were lost by that."""
         if self._out:
             data = b"".join(self._out) if len(self._out) > 1 else self._out[0]
             try:
@@ -128,9 +114,11 @@ class Connection:
             except BlockingIOError:
                 n = 0
             except OSError:
+                lost = self.n_calls
                 self.lose(now)
-                return
+                return lost
             self._out = [data[n:]] if n < len(data) else []
+        return 0
 
     def read(self, now: float) -> int:
         """Take in what has arrived; returns how many calls that ended."""
@@ -168,7 +156,7 @@ class Connection:
             self.takes_calls = False
         self._calls[stream] = call
         self._window -= len(request.body)
-        number = _WORD.pack(stream)
+        number = WORD.pack(stream)
         head, block = self._blocks.of(request.path)
         self._out.append(b"".join((head, number, block, request.data_head, number, request.body)))
 
@@ -182,14 +170,14 @@ class Connection:
             if stop > end:
                 break
             at = stop
-            if kind == _DATA and not flags & _PADDED:
+            if kind == DATA and not flags & _PADDED:
                 self._received_bytes += stop - start
                 if stream in calls:
                     record.take(calls[stream], data[start:stop])
-                    if flags & _END_STREAM:  # without trailers: no gRPC server should
+                    if flags & END_STREAM:  # without trailers: no gRPC server should
                         record.end(calls.pop(stream), _UNKNOWN, now, "the answer ended without a status")
-            elif kind == _HEADERS and flags & _END_HEADERS and not flags & (_PADDED | _PRIORITY):
-                if flags & _END_STREAM and stream in calls:
+            elif kind == HEADERS and flags & END_HEADERS and not flags & (_PADDED | _PRIORITY):
+                if flags & END_STREAM and stream in calls:
                     self._end(stream, data[start:stop], now)
             else:
                 self._take_other(kind, flags, stream, data[start:stop], now)
@@ -207,22 +195,22 @@ class Connection:
     def _take_other(self, kind: int, flags: int, stream: int, payload: bytes, now: float) -> None:
         if kind == _SETTINGS and not flags & _ACK:
             self._take_settings(payload)
-            self._out.append(_frame(_SETTINGS, _ACK, 0, b""))
+            self._out.append(frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
-            self._out.append(_frame(_PING, _ACK, 0, payload))
+            self._out.append(frame(_PING, _ACK, 0, payload))
         elif kind == _WINDOW_UPDATE and stream == 0:
-            self._window += _WORD.unpack(payload)[0]
+            self._window += WORD.unpack(payload)[0]
         elif kind == _RST_STREAM and stream in self._calls:
-            self._record.end(self._calls.pop(stream), RESET + _WORD.unpack(payload)[0], now)
+            self._record.end(self._calls.pop(stream), RESET + WORD.unpack(payload)[0], now)
         elif kind == _GOAWAY:
             self._take_goaway(*struct.unpack_from(">II", payload), payload[8:].decode(errors="replace"), now)
-        elif kind == _HEADERS and not flags & (_PADDED | _PRIORITY):
+        elif kind == HEADERS and not flags & (_PADDED | _PRIORITY):
             self._begun, self._begun_flags = payload, flags
         elif kind == _CONTINUATION:
             self._begun += payload
-            if flags & _END_HEADERS and self._begun_flags & _END_STREAM and stream in self._calls:
+            if flags & END_HEADERS and self._begun_flags & END_STREAM and stream in self._calls:
                 self._end(stream, self._begun, now)
-        elif flags & (_PADDED | _PRIORITY) and kind in (_DATA, _HEADERS):
+        elif flags & (_PADDED | _PRIORITY) and kind in (DATA, HEADERS):
             raise ValueError("the server pads or prioritizes its frames, which no gRPC server is known to do")
 
     def _take_settings(self, payload: bytes) -> None:
@@ -231,10 +219,8 @@ class Connection:
                 self._most_streams = value
             elif name == _STREAM_WINDOW:
                 self._stream_window = value
-            elif name == _HEADER_TABLE_SIZE and value < _LARGEST_HEADERS:
-                raise ValueError(
-                    f"the server allows a header table of {value:,} bytes; {_LARGEST_HEADERS:,} are needed"
-                )
+            elif name == _HEADER_TABLE_SIZE and value < LARGEST_HEADERS:
+                raise ValueError(f"the server allows a header table of {value:,} bytes; {LARGEST_HEADERS:,} are needed")
         self.is_ready = True
 
     def _take_goaway(self, last_stream: int, error: int, message: str, now: float) -> None:
@@ -245,35 +231,6 @@ class Connection:
         for call, _ in self._held:
             self._record.end(call, TURNED_AWAY + error, now, message)
         self._held.clear()
-
-
-class _RequestBlocks:
-    """The heads and header blocks of HEADERS frames, by path, for one connection."""
-
-    def __init__(self, address: str, headers: Iterable[tuple[str, str]]) -> None:
-        self._before = ((":method", "POST"), (":scheme", "http"))
-        common = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "nearcart-load"))
-        self._after = ((":authority", address), *common, *headers)
-        if sum(len(name) + len(value) + 32 for name, value in self._after) > _LARGEST_HEADERS - 300:
-            raise ValueError(f"metadata of more than about {_LARGEST_HEADERS - 300:,} bytes is more than a table holds")
-        self._encoder = Encoder()
-        self._steady: dict[str, tuple[bytes, bytes]] = {}
-        self._introduced: set[str] = set()
-
-    def of(self, path: str) -> tuple[bytes, bytes]:
-        """The first call of a path puts its headers into the server's table, which moves the places of all others; from
-        its second on the block is places alone and stays as it is."""
-        steady = self._steady.get(path)
-        if steady is not None:
-            return steady
-        block = self._encoder.encode((*self._before, (":path", path), *self._after))
-        made = _head(_HEADERS, _END_HEADERS, len(block)), block
-        if path in self._introduced:
-            self._steady[path] = made
-        else:
-            self._introduced.add(path)
-            self._steady.clear()
-        return made
 
 
 _decoded: dict[bytes, tuple[int, str]] = {}
@@ -294,17 +251,8 @@ def _status_in(block: bytes) -> tuple[int, str]:
 
 def _own_settings() -> bytes:
     wanted = {_HEADER_TABLE_SIZE: 0, _ENABLE_PUSH: 0, _STREAM_WINDOW: _LARGEST_WINDOW}
-    return _frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in wanted.items()))
+    return frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in wanted.items()))
 
 
 def _window_update(n_bytes: int) -> bytes:
-    return _frame(_WINDOW_UPDATE, 0, 0, _WORD.pack(n_bytes))
-
-
-def _head(kind: int, flags: int, length: int) -> bytes:
-    """The start of a frame, up to the number of its stream."""
-    return _WORD.pack(length)[1:] + bytes((kind, flags))
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return _head(kind, flags, len(payload)) + _WORD.pack(stream) + payload
+    return frame(_WINDOW_UPDATE, 0, 0, WORD.pack(n_bytes))
