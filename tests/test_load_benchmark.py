@@ -144,6 +144,19 @@ def test_a_deadline_is_told_to_the_server_and_late_answers_are_failures() -> Non
     assert 4 < max(judge.remaining) <= 5
 
 
+def test_an_answer_that_came_after_its_deadline_is_no_good_answer() -> None:
+    record = Record(keep_every=1)
+    for taken in (0.01, 0.06):
+        call = record.begin(1.0, 1.02, 0)  # sent late, which is not the server's deadline
+        record.take(call, b"\0\0\0\0\1a")
+        record.end(call, 0, 1.02 + taken)
+    calls = Calls.of(record, "open", 2, (1.0, 2.0), 1, 0.05)
+    assert [status_name(each) for each in calls.status.tolist()] == ["OK", "DEADLINE_EXCEEDED"]
+    assert calls.achieved == 1
+    assert calls.latencies() == pytest.approx([0.03])
+    assert calls.answers == {0: b"a"}
+
+
 def test_cancelled_calls_end_on_the_server_too() -> None:
     judge = Judge()
     options = CallOptions(cancel_share=0.5, cancel_after_seconds=0.01)
