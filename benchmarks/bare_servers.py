@@ -29,7 +29,8 @@ TRANSPORTS = ("grpcio", "native")
 Handler = Callable[[bytes], bytes]
 _CHILD = "from benchmarks.bare_servers import main; main()"
 _AT_ONCE = 64
-_THREADS = 1
+_THREADS = 4
+"""Of 1, 2, 4 and 8 the fastest around an empty handler, by 20% of 1 (four turns, one core)."""
 
 
 def has_native() -> bool:
