@@ -19,6 +19,8 @@ Milvus is asked in the same turns where --milvus-venv names an environment of it
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,13 +63,17 @@ class Plan:
 
 def main() -> None:
     arguments = _arguments()
+    # Ended early it still stops its servers, and keeps what it measured.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows: list[dict[str, Any]] = []
-    for row in measured(_plan(arguments)):
-        print(told(row), flush=True)
-        rows.append(row)
-    print_summary(rows)
-    if arguments.json:
-        write_rows(arguments.json, rows)
+    try:
+        for row in measured(_plan(arguments)):
+            print(told(row), flush=True)
+            rows.append(row)
+    finally:
+        if arguments.json and rows:
+            write_rows(arguments.json, rows)
+        print_summary(rows)
 
 
 def measured(plan: Plan) -> Rows:
@@ -97,7 +103,8 @@ def measured(plan: Plan) -> Rows:
                 first = repeat % len(turns)
                 for who, measure in turns[first:] + turns[:first]:
                     for row in measure(repeat):
-                        yield {**common, **who, "repeat": repeat, **row}
+                        # Two at the most are ours: what is above that disturbed the measurement.
+                        yield {**common, **who, "repeat": repeat, "load_average": os.getloadavg()[0], **row}
 
 
 def _contenders(
