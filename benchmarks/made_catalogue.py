@@ -10,6 +10,7 @@ The same seed gives the same vectors. Checked by tests/test_recall_benchmark.py 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -90,8 +91,17 @@ def profile_of(vectors: Vectors) -> Profile:
     return Profile(tuple(quantiles.tolist()), tuple(energies), tuple(means))
 
 
-def made_catalogue(n_items: int = 1_000_000, factors: int = 128, seed: int = 30) -> Catalogue:
-    """Items, users and carts. Takes about a minute for a million items."""
+@dataclass(frozen=True)
+class Shop:
+    """Items with their encoder, popularity float (n,), and the items of each user, rising."""
+
+    encoder: RidgeEncoder
+    popularity: NDArray[np.floating]
+    histories: Sequence[Bag]
+
+
+def made_shop(n_items: int = 1_000_000, factors: int = 128, seed: int = 30) -> Shop:
+    """Items, and users who took some of them. Takes about a minute for a million items."""
     generator = np.random.default_rng(seed)
     n_clusters = max(2, n_items // _CLUSTER_ITEMS)
     clusters = generator.integers(0, n_clusters, n_items)
@@ -102,16 +112,22 @@ def made_catalogue(n_items: int = 1_000_000, factors: int = 128, seed: int = 30)
         vectors, spectrum, _BACKGROUND / n_items, options.regularization, options.regularization_exponent
     )
     popularity = np.einsum("nd,nd->n", vectors, vectors) ** (_POPULARITY / 2)
-    histories = _histories(popularity, clusters, n_clusters, generator)
+    return Shop(encoder, popularity, _histories(popularity, clusters, n_clusters, generator))
+
+
+def made_catalogue(n_items: int = 1_000_000, factors: int = 128, seed: int = 30) -> Catalogue:
+    """Items, users and carts. Takes about a minute for a million items."""
+    shop = made_shop(n_items, factors, seed)
+    histories = shop.histories
 
     def bag(user: int, length: int, drawn_by: np.random.Generator) -> Bag:
         return np.sort(drawn_by.choice(histories[user], length, replace=False))
 
     def users(chosen: NDArray[np.int64]) -> Vectors:
-        return folded_in(encoder, [histories[user] for user in chosen.tolist()])
+        return folded_in(shop.encoder, [histories[user] for user in chosen.tolist()])
 
     sizes = np.array([len(history) for history in histories])
-    return catalogue_of("made", encoder, popularity, sizes, users, bag)
+    return catalogue_of("made", shop.encoder, shop.popularity, sizes, users, bag)
 
 
 def _items(n: int, d: int, clusters: NDArray[np.int64], n_clusters: int, generator: np.random.Generator) -> Vectors:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("nearcart", "duckdb", "faiss-cpu", "grpcio", "numba", "numpy")
+_IF_INSTALLED = ("pygrpc-native",)
 
 
 def environment() -> dict[str, Any]:
@@ -21,6 +23,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        **dict(_installed()),
     }
 
 
@@ -29,6 +32,12 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     around = environment()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({**row, "environment": around}) + "\n" for row in rows))
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for package in _IF_INSTALLED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield package, importlib.metadata.version(package)
 
 
 def _cpu_lines() -> list[str]:

@@ -51,6 +51,10 @@ class Truth:
             counts[part] = np.count_nonzero(reach & (rows[part] >= 0), axis=1)
         return counts / self.k
 
+    def among(self, queries: NDArray[np.integer]) -> Truth:
+        """Of some of the queries, by place; one may come several times."""
+        return Truth(self.vectors, self.queries[queries], self.k, self.last[queries])
+
 
 def exact(vectors: Vectors, queries: Vectors, k: int, allowed: NDArray[np.bool_] | None = None) -> Truth:
     """Score every allowed (bool (n,), None for all) vector with every query: best by float32, scored in float64."""
