@@ -138,7 +138,7 @@ def shown_queries() -> list[str]:
     """Every PromQL expression of the dashboard, with Grafana's variables put in."""
     board = dashboard()
     written = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
-    written += [each["expr"] for each in board["annotations"]["list"]]
+    written += [each["target"]["expr"] for each in board["annotations"]["list"]]
     return [re.sub(r"\$(job|instance)\b", "x", each).replace("$__rate_interval", "1m") for each in written]
 
 
