@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,19 @@ def composed() -> dict[str, dict[str, Any]]:
     """Services of the compose file, by name."""
     (content,) = documents(DEPLOY / "compose.yaml")
     return content["services"]
+
+
+def ran(*command, **environment):
+    """Exit code and output of a command, from the root of the repository."""
+    done = subprocess.run(
+        [str(each) for each in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def _of_compose(name: str, service: dict[str, Any]) -> Container:

@@ -1,6 +1,7 @@
 """The files of deploy/: parsed, linted, and agreed with each other, with `nearcart serve` and with the runbook.
 
-No container runs here; what one would do is in deploy/README.md. Envoy itself, from its wheel, reads its file.
+No container runs here; what one would do is in deploy/README.md. Envoy itself, from its wheel, reads its file. Alerts
+and dashboard are in tests/test_alerts.py.
 """
 
 from __future__ import annotations
@@ -9,12 +10,9 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import sysconfig
 import tomllib
-from itertools import combinations
 from pathlib import Path
 
 import grpc
@@ -23,20 +21,16 @@ import yaml
 from deploy_files import (
     DEPLOY,
     KUBERNETES,
-    OPERATIONS,
     ROOT,
     USER,
     YAMLS,
     composed,
     containers,
-    dashboard,
     documents,
-    metrics,
     patched_for_tls,
+    ran,
     resource,
     resources,
-    rules,
-    shown_queries,
 )
 from fake_backend import serving
 
@@ -49,13 +43,6 @@ PLANNED_FLAGS = {
     "--tls-key", "--tokens",
 }  # fmt: skip
 """Flags of `nearcart serve` that are used here and not built yet."""
-PLANNED_METRICS = {
-    "nearcart_batch_queries", "nearcart_call_seconds", "nearcart_calls_total", "nearcart_in_flight_calls",
-    "nearcart_refused_calls_total", "nearcart_release_info", "nearcart_release_loaded_timestamp_seconds",
-    "nearcart_stage_seconds", "nearcart_swaps_total", "nearcart_waiting_calls", "nearcart_worker_resident_bytes",
-    "nearcart_worker_restarts_total", "nearcart_workers",
-}  # fmt: skip
-"""Metrics that are used here and not exported yet."""
 APPLIED = [each for each in KUBERNETES if each.name not in ("kustomization.yaml", "service-monitor.yaml")]
 """Files whose resources Kubernetes itself knows."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -66,18 +53,6 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
 def names(each):
     return each.place if hasattr(each, "place") else each.relative_to(DEPLOY).as_posix()
-
-
-def ran(*command, **environment):
-    done = subprocess.run(
-        [str(each) for each in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env=os.environ | environment,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def image_default():
@@ -120,15 +95,6 @@ def test_envoy_accepts_its_configuration():
         pytest.skip("the wheel of Envoy is for Linux with glibc only")
     code, told = ran(envoy, "--mode", "validate", "--log-level", "error", "-c", DEPLOY / "envoy" / "envoy.yaml")
     assert (code, told.strip()) == (0, f"configuration '{DEPLOY / 'envoy' / 'envoy.yaml'}' OK")
-
-
-def test_promtool_finds_the_alerts_right_and_that_they_fire():
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool, which comes with Prometheus, is not installed")
-    for check in (("check", "config", "prometheus.yaml"), ("test", "rules", "alerts_test.yaml")):
-        code, told = ran(promtool, *check[:2], DEPLOY / "prometheus" / check[2])
-        assert code == 0, told
 
 
 def test_kustomize_finds_every_file_of_the_base():
@@ -342,72 +308,6 @@ def test_the_entrypoint_says_what_to_do_where_it_cannot_write(tmp_path):
     code, told = entered(tmp_path, "serve")
     assert (code, told.startswith(f"entrypoint: found {tmp_path / 'cache'} read-only, expected")) == (1, True)
     assert "--tmpfs" in told
-
-
-# What is seen inside.
-
-
-def test_every_metric_of_alerts_and_dashboard_is_exported_and_every_alert_is_promql():
-    documented = set(re.findall(r"^\| `(nearcart_\w+)` \|", OPERATIONS, re.MULTILINE))
-    used = set().union(*(metrics(each["expr"]) for each in rules()), *map(metrics, shown_queries())) - {"up"}
-    assert used <= documented | PLANNED_METRICS
-    assert documented | PLANNED_METRICS <= used, "the dashboard shows everything"
-    assert not PLANNED_METRICS & documented, "these metrics are exported: take them out of PLANNED_METRICS"
-
-
-def test_every_alert_has_a_section_in_the_runbook_and_the_other_way_round():
-    runbook = OPERATIONS.partition("\n## Runbook\n")[2].partition("\n## ")[0]
-    sections = re.findall(r"^### (\w+)\n\n((?:(?!^###).*\n?)+)", runbook, re.MULTILINE)
-    assert [name for name, _ in sections] == [rule["alert"] for rule in rules()]
-    for name, text in sections:
-        for part in ("**Means.**", "**Look at.**", "**Do.**"):
-            assert text.count(part) == 1, f"{name}: {part}"
-
-
-def test_every_alert_says_how_urgent_it_is_and_what_happened():
-    for rule in rules():
-        assert rule["labels"]["severity"] in ("page", "ticket")
-        assert rule["annotations"]["summary"]
-
-
-def test_every_alert_that_a_panel_names_exists_and_alerts_are_tested():
-    named = set(re.findall(r"\bNearcart[A-Z]\w+", json.dumps(dashboard())))
-    alerts = {each["alert"] for each in rules()}
-    assert named <= alerts
-    (tested,) = documents(DEPLOY / "prometheus" / "alerts_test.yaml")
-    fired = {each["alertname"] for test in tested["tests"] for each in test["alert_rule_test"] if "exp_alerts" in each}
-    assert fired == alerts
-
-
-def test_panels_do_not_overlap_and_fill_whole_lines():
-    panels = dashboard()["panels"]
-    assert len({each["id"] for each in panels}) == len(panels)
-    places = {
-        f"{each['id']} {each['title']}": {
-            (each["gridPos"]["x"] + dx, each["gridPos"]["y"] + dy)
-            for dx in range(each["gridPos"]["w"])
-            for dy in range(each["gridPos"]["h"])
-        }
-        for each in panels
-    }
-    for (one, ours), (other, theirs) in combinations(places.items(), 2):
-        assert not ours & theirs, f"{one} and {other}"
-    covered = set().union(*places.values())
-    assert covered == {(x, y) for x in range(24) for y in range(max(y for _, y in covered) + 1)}
-
-
-def test_every_panel_says_what_it_shows_and_asks_the_source_that_is_provisioned():
-    (sources,) = documents(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml")
-    board = dashboard()
-    (variable,) = (each for each in board["templating"]["list"] if each["name"] == "datasource")
-    assert [each["uid"] for each in sources["datasources"]] == [variable["current"]["value"]]
-    for panel in (each for each in board["panels"] if each["type"] != "row"):
-        assert panel["description"]
-        assert panel["targets"]
-        assert {each["datasource"]["uid"] for each in [panel, *panel["targets"]]} == {"${datasource}"}
-    (provided,) = documents(DEPLOY / "grafana" / "provisioning" / "dashboards" / "nearcart.yaml")
-    (mounted,) = (each.split(":") for each in composed()["grafana"]["volumes"] if "dashboard.json" in each)
-    assert Path(mounted[1]).parent == Path(provided["providers"][0]["options"]["path"])
 
 
 def test_the_linters_are_those_that_the_project_pins():
