@@ -18,10 +18,12 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[train,tune,native]'
 	touch $(READY)
 
-lint: setup  ## style of the Python and of the wire
+lint: setup  ## style of the Python, of the wire and of deploy/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/buf lint
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/yamllint --strict deploy .yamllint.yaml
 
 types: setup  ## mypy, strict
 	$(BIN)/mypy
