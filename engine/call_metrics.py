@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.methods import Outcome
 
 MICROSECOND_BITS = 25
 """Durations from 2^24 microseconds, 17 seconds, share the last bucket."""
@@ -50,16 +54,20 @@ class CallMetrics:
         self.batches = Histogram(COUNT_BITS)
         self._lock = threading.Lock()
 
-    def answered(self, method: str, codes: list[str], microseconds: list[int]) -> None:
-        """Calls that ended together."""
+    def answered(
+        self, method: str, outcomes: Sequence[Outcome], arrived: Sequence[float], started: float, ended: float
+    ) -> None:
+        """Calls of one method that came at these times and were answered together."""
         with self._lock:
             histogram = self.seconds.get(method)
             if histogram is None:
                 histogram = self.seconds[method] = Histogram(MICROSECOND_BITS)
-            for code, each in zip(codes, microseconds, strict=True):
-                self.calls[method, code] += 1
-                histogram.add(each)
-            self.batches.add(len(codes))
+            waits = self.stages["wait"]
+            for outcome, at in zip(outcomes, arrived, strict=True):
+                self.calls[method, "OK" if isinstance(outcome, bytes) else outcome.code.name] += 1
+                histogram.add(int((ended - at) * 1e6))
+                waits.add(max(0, int((started - at) * 1e6)))
+            self.batches.add(len(outcomes))
 
     def figures(self) -> dict[str, Any]:
         """All of it in JSON's values."""

@@ -49,7 +49,6 @@ class Calls:
         self._most, self._concurrency, self._guard = most, concurrency, guard
         self._names = {path: path.rpartition("/")[2] for path in self.methods}
         self._seconds = dict.fromkeys(self.methods, 0.0)
-        self._working = 0
         self._closed = False
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -97,29 +96,15 @@ class Calls:
     def answer(self, path: str, payloads: Sequence[bytes], arrived: Sequence[float]) -> Sequence[Outcome]:
         """Answer calls of one method that arrived at these times of the clock."""
         started = self.clock()
-        with self._lock:
-            self._working += len(payloads)
-        try:
-            outcomes = self.methods[path](payloads)
-        finally:
-            with self._lock:
-                self._working -= len(payloads)
+        outcomes = self.methods[path](payloads)
         ended = self.clock()
-        each = (ended - started) / len(payloads)
-        self._seconds[path] += _SMOOTHING * (each - self._seconds[path])
-        for at in arrived:
-            self.metrics.stage("wait", max(0, int((started - at) * 1e6)))
-        codes = ["OK" if isinstance(outcome, bytes) else outcome.code.name for outcome in outcomes]
-        self.metrics.answered(self._names[path], codes, [int((ended - at) * 1e6) for at in arrived])
+        self._seconds[path] += _SMOOTHING * ((ended - started) / len(payloads) - self._seconds[path])
+        self.metrics.answered(self._names[path], outcomes, arrived, started, ended)
         return outcomes
 
     def figures(self) -> dict[str, Any]:
         """What was counted, in JSON's values."""
-        return {
-            **self.metrics.figures(),
-            "in_flight": self.in_flight,
-            "waiting": max(0, self.in_flight - self._working),
-        }
+        return {**self.metrics.figures(), "in_flight": self.in_flight}
 
     def late(self, path: str) -> Refusal:
         """For a call whose deadline passed, or will have, before it could be answered."""

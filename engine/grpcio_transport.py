@@ -81,6 +81,11 @@ class GrpcioTransport:
         return wait
 
     @property
+    def n_waiting(self) -> int:
+        """As the protocol says."""
+        return self._pool.n_waiting
+
+    @property
     def is_busy(self) -> bool:
         """As the protocol says."""
         return self._pool.n_working > 0
@@ -177,6 +182,11 @@ class _CallPool(ThreadPoolExecutor):
         ]
         for each in self._ours:
             each.start()
+
+    @property
+    def n_waiting(self) -> int:
+        """Calls that no thread has taken up."""
+        return self._waiting.qsize()
 
     @property
     def arrived(self) -> float:

@@ -135,6 +135,11 @@ class NativeTransport:
         return wait
 
     @property
+    def n_waiting(self) -> int:
+        """As the protocol says."""
+        return len(self._waiting)
+
+    @property
     def is_busy(self) -> bool:
         """As the protocol says."""
         return self._free < self._options.threads

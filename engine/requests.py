@@ -76,10 +76,15 @@ def plain_user(payload: bytes) -> tuple[str, int] | None:
     return user_id, limit
 
 
-def is_plain(request: wire.BatchRecommendForUsersRequest) -> bool:
-    """Whether a right request says nothing but users and a limit."""
-    set_fields = {field.name for field, _ in request.ListFields()}
-    return set_fields <= {"user_ids", "limit"}
+def plain_users(request: wire.BatchRecommendForUsersRequest) -> tuple[list[str], int] | None:
+    """The users and the limit of a request that says nothing else; None for others. Raises InvalidQuery."""
+    if not {field.name for field, _ in request.ListFields()} <= {"user_ids", "limit"}:
+        return None
+    check = Check()
+    user_ids = check.ids("user_ids", request.user_ids, least=1, most=MAX_BATCH_QUERIES)
+    limit = check.limit(request.limit if request.HasField("limit") else None, n_queries=len(user_ids))
+    check.close()
+    return user_ids, limit
 
 
 def cart_query(request: wire.RecommendForCartRequest) -> CartQuery:

@@ -103,12 +103,11 @@ class RecommendationService:
     def BatchRecommendForUsers(self, request: wire.BatchRecommendForUsersRequest) -> bytes:  # noqa: N802
         """See the .proto."""
         snapshot = self._snapshot(request.release_id)
-        queries = requests.user_queries(request)
-        answered = None
-        if requests.is_plain(request):
-            answered = snapshot.answer_users([query.user_id for query in queries], queries[0].limit)
+        plain = requests.plain_users(request)
+        answered = None if plain is None else snapshot.answer_users(*plain)
         if answered is None:
-            return _many(wire.BatchRecommendForUsersResponse, snapshot, snapshot.recommend_for_users(queries))
+            answers = snapshot.recommend_for_users(requests.user_queries(request))
+            return _many(wire.BatchRecommendForUsersResponse, snapshot, answers)
         sources = [_PERSONAL if each else _POPULAR for each in answered.personal.tolist()]
         rest = wire.BatchRecommendForUsersResponse(
             counts=answered.found.sizes.tolist(), sources=sources, release_id=snapshot.release_id
@@ -139,37 +138,33 @@ class RecommendationService:
 
     def _recommend_for_each_user(self, payloads: Sequence[bytes]) -> list[Outcome]:
         """RecommendForUser of many calls: those that ask for nothing but a user and a limit are answered together."""
-        outcomes: list[Outcome] = [b""] * len(payloads)
-        alike: dict[int, tuple[list[int], list[str]]] = {}
-        singly = []
+        outcomes: list[Outcome | None] = [None] * len(payloads)
+        alike: dict[int, list[tuple[int, str]]] = {}
         for place, payload in enumerate(payloads):
             plain = requests.plain_user(payload)
-            if plain is None:
-                singly.append(place)
-            else:
-                places, user_ids = alike.setdefault(plain[1], ([], []))
-                places.append(place)
-                user_ids.append(plain[0])
-        for limit, (places, user_ids) in alike.items():
-            try:
-                snapshot = self._snapshot("")
-                answered = snapshot.answer_users(user_ids, limit)
-                if answered is None:
-                    singly += places
-                    continue
-                columns = columns_of_each(snapshot.item_ids, answered.found)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a status
-                refusal = refusal_of(error, _FOR_USER)
-                for place in places:
-                    outcomes[place] = refusal
-                continue
-            personal, popular = _endings(snapshot.release_id)
-            for place, each, is_personal in zip(places, columns, answered.personal.tolist(), strict=True):
-                outcomes[place] = each + (personal if is_personal else popular)
+            if plain is not None:
+                alike.setdefault(plain[1], []).append((place, plain[0]))
+        for limit, asked in alike.items():
+            for (place, _), outcome in zip(asked, self._plain([user_id for _, user_id in asked], limit), strict=False):
+                outcomes[place] = outcome
         one = self._singly[_FOR_USER]
-        for place in singly:
-            (outcomes[place],) = one([payloads[place]])
-        return outcomes
+        return [one([payloads[i]])[0] if each is None else each for i, each in enumerate(outcomes)]
+
+    def _plain(self, user_ids: Sequence[str], limit: int) -> Sequence[Outcome]:
+        """The answers to users who are asked for with a limit and nothing else; none where each must be asked for."""
+        try:
+            snapshot = self._snapshot("")
+            answered = snapshot.answer_users(user_ids, limit)
+            if answered is None:
+                return ()
+            columns = columns_of_each(snapshot.item_ids, answered.found)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a status
+            return [refusal_of(error, _FOR_USER)] * len(user_ids)
+        personal, popular = _endings(snapshot.release_id)
+        return [
+            each + (personal if is_personal else popular)
+            for each, is_personal in zip(columns, answered.personal.tolist(), strict=True)
+        ]
 
 
 _FOR_USER = path_of(_SERVICE.methods_by_name["RecommendForUser"])

@@ -40,5 +40,9 @@ class Transport(Protocol):
         """Take no new calls, and end those under way after so long; returns what waits until that is done."""
 
     @property
+    def n_waiting(self) -> int:
+        """Calls that were let in and wait for a thread."""
+
+    @property
     def is_busy(self) -> bool:
         """Whether a thread still works on a call."""

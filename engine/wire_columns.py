@@ -17,17 +17,21 @@ from engine.stacked import Stacked
 
 _ID_TAG, _SCORES_TAG = (1 << 3) | 2, (2 << 3) | 2
 """Fields 1 and 2, both of a length and so many bytes."""
+_ROOM = 48
+"""Bytes for an item that are tried first; ids may be longer."""
 
 
 def columns_of_each(ids: StringTable, found: Stacked) -> list[bytes]:
     """`item_ids` and `scores` of each answer. Raises ReleaseCorrupt for a row without an id."""
     stops = np.empty(len(found.sizes), dtype=np.int64)
-    size_bytes = _measure(ids.offsets, len(ids.data), found.rows, found.sizes, stops)
+    out = np.empty(_ROOM * (len(stops) + found.rows.size), dtype=np.uint8)
+    arguments = ids.data, ids.offsets, found.rows, found.scores, found.sizes
+    if (size_bytes := _write(*arguments, stops, out)) > len(out):
+        out = np.empty(size_bytes, dtype=np.uint8)
+        _write(*arguments, stops, out)
     if size_bytes < 0:
         raise ReleaseCorrupt("the id of an item is not in the table of ids: copy the release again, or roll back")
-    out = np.empty(size_bytes, dtype=np.uint8)
-    _write(ids.data, ids.offsets, found.rows, found.scores, found.sizes, out)
-    written, start, cuts = out.tobytes(), 0, []
+    written, start, cuts = out[:size_bytes].tobytes(), 0, []
     for stop in stops.tolist():
         cuts.append(written[start:stop])
         start = stop
@@ -43,25 +47,6 @@ def _varint_size(number):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(int64(int64_in, int64, int32_rows_in, int64_in, int64_out), nogil=True, cache=True)
-def _measure(offsets, n_bytes, rows, sizes, stops):  # type: ignore[no-untyped-def]
-    """stops[i] = where the bytes of answer i end; returns all, or -1 where a row has no id among the n_bytes."""
-    total = np.int64(0)
-    for i in range(len(rows)):
-        for j in range(sizes[i]):
-            row = np.int64(rows[i, j])
-            if row < 0 or row + 1 >= len(offsets):
-                return np.int64(-1)
-            length = offsets[row + 1] - offsets[row]
-            if offsets[row] < 0 or length < 0 or length > MAX_ID_BYTES or offsets[row] + length > n_bytes:
-                return np.int64(-1)
-            total += 1 + _varint_size(length) + length
-        if sizes[i] > 0:
-            total += 1 + _varint_size(4 * sizes[i]) + 4 * sizes[i]
-        stops[i] = total
-    return total
-
-
 @njit(int64(int64, bytes_out, int64), nogil=True, cache=True)
 def _write_varint(number, out, at):  # type: ignore[no-untyped-def]
     """Seven bits a byte, the lowest first; returns where it ends."""
@@ -73,22 +58,41 @@ def _write_varint(number, out, at):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit((bytes_in, int64_in, int32_rows_in, float32_rows_in, int64_in, bytes_out), nogil=True, cache=True)
-def _write(data, offsets, rows, scores, sizes, out):  # type: ignore[no-untyped-def]
-    """The answers one after the other, each as ids and scores; out is as long as `_measure` says."""
+@njit(int64(bytes_in, int64_in, int32_rows_in, float32_rows_in, int64_in, int64_out, bytes_out), nogil=True, cache=True)
+def _write(data, offsets, rows, scores, sizes, stops, out):  # type: ignore[no-untyped-def]
+    """The answers one after the other, each as ids and scores; stops[i]: where the i-th ends.
+
+    Returns how many bytes they take, which are written as far as there is room; -1 where a row has no id.
+    """
     at = np.int64(0)
     for i in range(len(rows)):
         for j in range(sizes[i]):
-            start, stop = offsets[rows[i, j]], offsets[rows[i, j] + 1]
-            out[at] = _ID_TAG
-            at = _write_varint(stop - start, out, at + 1)
-            for place in range(start, stop):
-                out[at] = data[place]
-                at += 1
+            row = np.int64(rows[i, j])
+            if row < 0 or row + 1 >= len(offsets):
+                return np.int64(-1)
+            start, stop = offsets[row], offsets[row + 1]
+            if start < 0 or stop < start or stop - start > MAX_ID_BYTES or stop > len(data):
+                return np.int64(-1)
+            fits = at + 1 + _varint_size(stop - start) + stop - start <= len(out)
+            if fits:
+                out[at] = _ID_TAG
+                _write_varint(stop - start, out, at + 1)
+            at += 1 + _varint_size(stop - start)
+            if fits:
+                for place in range(start, stop):
+                    out[at + place - start] = data[place]
+            at += stop - start
         if sizes[i] > 0:
-            out[at] = _SCORES_TAG
-            at = _write_varint(4 * sizes[i], out, at + 1)
-            of_answer = scores[i, : sizes[i]].view(np.uint8)
-            for place in range(4 * sizes[i]):
-                out[at] = of_answer[place]
-                at += 1
+            size_bytes = 4 * sizes[i]
+            fits = at + 1 + _varint_size(size_bytes) + size_bytes <= len(out)
+            if fits:
+                out[at] = _SCORES_TAG
+                _write_varint(size_bytes, out, at + 1)
+            at += 1 + _varint_size(size_bytes)
+            if fits:
+                of_answer = scores[i, : sizes[i]].view(np.uint8)
+                for place in range(size_bytes):
+                    out[at + place] = of_answer[place]
+            at += size_bytes
+        stops[i] = at
+    return at

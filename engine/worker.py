@@ -6,6 +6,7 @@ honest by tests/test_worker.py.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +106,11 @@ class Worker:
 
     def serve(self, loaded: ServedSnapshot) -> None:
         """As the protocol says. The release before stays loaded, for calls that name it and for going back."""
+        if not self._releases:
+            # All that was imported and loaded stays. Looking through it for garbage would take tens of milliseconds,
+            # again and again, with every call waiting.
+            gc.collect()
+            gc.freeze()
         others = [each for each in self._releases if each.release_id != loaded.release_id]
         self._releases = (loaded, *others[:1])
 
@@ -135,6 +141,7 @@ class Worker:
         return [
             {
                 **self._calls.figures(),
+                "waiting": self._transport.n_waiting,
                 "worker": 0,
                 "release_id": self._live_id,
                 "loaded": [each.release_id for each in self._releases],
