@@ -92,7 +92,12 @@ class CallMetrics:
             self.calls[method, code] += 1
             self.refused[reason] += 1
 
-    def stage(self, stage: str, microseconds: int, times: int = 1) -> None:
-        """What one stage took of so many calls."""
+    def staged(self, begun: float, read: float, searched: float, written: float, calls: int = 1) -> None:
+        """When each stage of calls that were answered together ended, by one clock in seconds."""
         with self._lock:
-            self.stages[stage].add(microseconds, times)
+            for stage, start, end in (
+                ("read", begun, read),
+                ("search", read, searched),
+                ("write", searched, written),
+            ):
+                self.stages[stage].add(int((end - start) * 1e6), calls)

@@ -40,10 +40,11 @@ class Calls:
         most: int = 1024,
         concurrency: int = 1,
         guard: Guard | None = None,
+        metrics: CallMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.methods = dict(methods)
-        self.metrics = CallMetrics()
+        self.metrics = metrics or CallMetrics()
         self.in_flight = 0
         self.clock = clock
         self._most, self._concurrency, self._guard = most, concurrency, guard

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import datetime
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 from nearcart.v1 import recommendation_pb2 as wire
 
 from engine import requests
+from engine.call_metrics import CallMetrics
 from engine.ids import Ids, StringTable
 from engine.kinds import ByKind
 from engine.methods import Answerer, Outcome, methods_of, path_of
@@ -29,6 +31,7 @@ from engine.wire_columns import columns_of_each
 if TYPE_CHECKING:
     from engine.stored_users import Answered
 
+Query = TypeVar("Query")
 _SERVICE = wire.DESCRIPTOR.services_by_name["RecommendationService"]
 NAME = _SERVICE.full_name
 """The service's full name, as health and reflection use it."""
@@ -74,8 +77,8 @@ class ServedSnapshot(Protocol):
 class RecommendationService:
     """Answers from what `snapshot("")` returns at the time of a call, or snapshot(release_id) where one is named."""
 
-    def __init__(self, snapshot: Callable[[str], ServedSnapshot]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, snapshot: Callable[[str], ServedSnapshot], metrics: CallMetrics) -> None:
+        self._snapshot, self._metrics = snapshot, metrics
         self._singly = methods_of(_SERVICE, self)
 
     def methods(self) -> dict[str, Answerer]:
@@ -84,41 +87,63 @@ class RecommendationService:
 
     def RecommendForUser(self, request: wire.RecommendForUserRequest) -> bytes:  # noqa: N802 - the wire's, as the others
         """See the .proto."""
-        snapshot = self._snapshot(request.release_id)
-        (answer,) = snapshot.recommend_for_users([requests.user_query(request)])
-        return _one(wire.RecommendForUserResponse, snapshot, answer, request.include_titles)
+        return self._answer_one(
+            wire.RecommendForUserResponse,
+            request,
+            requests.user_query,
+            lambda snapshot, query: snapshot.recommend_for_users([query])[0],
+        )
 
     def RecommendForCart(self, request: wire.RecommendForCartRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot(request.release_id)
-        (answer,) = snapshot.recommend_for_carts([requests.cart_query(request)])
-        return _one(wire.RecommendForCartResponse, snapshot, answer, request.include_titles)
+        return self._answer_one(
+            wire.RecommendForCartResponse,
+            request,
+            requests.cart_query,
+            lambda snapshot, query: snapshot.recommend_for_carts([query])[0],
+        )
 
     def RecommendSimilarItems(self, request: wire.RecommendSimilarItemsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot(request.release_id)
-        answer = snapshot.similar_items(requests.similar_query(request))
-        return _one(wire.RecommendSimilarItemsResponse, snapshot, answer, request.include_titles)
+        return self._answer_one(
+            wire.RecommendSimilarItemsResponse,
+            request,
+            requests.similar_query,
+            lambda snapshot, query: snapshot.similar_items(query),
+        )
 
     def BatchRecommendForUsers(self, request: wire.BatchRecommendForUsersRequest) -> bytes:  # noqa: N802
         """See the .proto."""
+        begun = time.perf_counter()
         snapshot = self._snapshot(request.release_id)
         plain = requests.plain_users(request)
+        read = time.perf_counter()
         answered = None if plain is None else snapshot.answer_users(*plain)
         if answered is None:
-            answers = snapshot.recommend_for_users(requests.user_queries(request))
-            return _many(wire.BatchRecommendForUsersResponse, snapshot, answers)
-        sources = [_PERSONAL if each else _POPULAR for each in answered.personal.tolist()]
+            return self._answer_many(
+                wire.BatchRecommendForUsersResponse,
+                request,
+                requests.user_queries,
+                lambda snapshot, queries: snapshot.recommend_for_users(queries),
+            )
+        searched = time.perf_counter()
         rest = wire.BatchRecommendForUsersResponse(
-            counts=answered.found.sizes.tolist(), sources=sources, release_id=snapshot.release_id
+            counts=answered.found.sizes.tolist(),
+            sources=[_PERSONAL if each else _POPULAR for each in answered.personal.tolist()],
+            release_id=snapshot.release_id,
         )
-        return columns_of_each(snapshot.item_ids, answered.found.flat())[0] + rest.SerializeToString()
+        written = columns_of_each(snapshot.item_ids, answered.found.flat())[0] + rest.SerializeToString()
+        self._metrics.staged(begun, read, searched, time.perf_counter())
+        return written
 
     def BatchRecommendForCarts(self, request: wire.BatchRecommendForCartsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        snapshot = self._snapshot(request.release_id)
-        answers = snapshot.recommend_for_carts(requests.cart_queries(request))
-        return _many(wire.BatchRecommendForCartsResponse, snapshot, answers)
+        return self._answer_many(
+            wire.BatchRecommendForCartsResponse,
+            request,
+            requests.cart_queries,
+            lambda snapshot, queries: snapshot.recommend_for_carts(queries),
+        )
 
     def GetRelease(self, request: wire.GetReleaseRequest) -> wire.GetReleaseResponse:  # noqa: N802
         """See the .proto."""
@@ -136,8 +161,41 @@ class RecommendationService:
         response.created_at.FromDatetime(created_at if created_at.tzinfo else created_at.replace(tzinfo=datetime.UTC))
         return response
 
+    def _answer_one(
+        self,
+        response: type[Any],
+        request: Any,
+        read_query: Callable[[Any], Query],
+        ask: Callable[[ServedSnapshot, Query], Answer],
+    ) -> bytes:
+        begun = time.perf_counter()
+        snapshot, query = self._snapshot(request.release_id), read_query(request)
+        read = time.perf_counter()
+        answer = ask(snapshot, query)
+        searched = time.perf_counter()
+        written = _one(response, snapshot, answer, request.include_titles)
+        self._metrics.staged(begun, read, searched, time.perf_counter())
+        return written
+
+    def _answer_many(
+        self,
+        response: type[Any],
+        request: Any,
+        read_queries: Callable[[Any], list[Query]],
+        ask: Callable[[ServedSnapshot, list[Query]], list[Answer]],
+    ) -> bytes:
+        begun = time.perf_counter()
+        snapshot, queries = self._snapshot(request.release_id), read_queries(request)
+        read = time.perf_counter()
+        answers = ask(snapshot, queries)
+        searched = time.perf_counter()
+        written = _many(response, snapshot, answers)
+        self._metrics.staged(begun, read, searched, time.perf_counter())
+        return written
+
     def _recommend_for_each_user(self, payloads: Sequence[bytes]) -> list[Outcome]:
         """RecommendForUser of many calls: those that ask for nothing but a user and a limit are answered together."""
+        begun = time.perf_counter()
         outcomes: list[Outcome | None] = [None] * len(payloads)
         alike: dict[int, list[tuple[int, str]]] = {}
         for place, payload in enumerate(payloads):
@@ -145,26 +203,31 @@ class RecommendationService:
             if plain is not None:
                 alike.setdefault(plain[1], []).append((place, plain[0]))
         for limit, asked in alike.items():
-            for (place, _), outcome in zip(asked, self._plain([user_id for _, user_id in asked], limit), strict=False):
+            for (place, _), outcome in zip(
+                asked, self._plain([user_id for _, user_id in asked], limit, begun), strict=False
+            ):
                 outcomes[place] = outcome
         one = self._singly[_FOR_USER]
         return [one([payloads[i]])[0] if each is None else each for i, each in enumerate(outcomes)]
 
-    def _plain(self, user_ids: Sequence[str], limit: int) -> Sequence[Outcome]:
+    def _plain(self, user_ids: Sequence[str], limit: int, begun: float) -> Sequence[Outcome]:
         """The answers to users who are asked for with a limit and nothing else; none where each must be asked for."""
         try:
-            snapshot = self._snapshot("")
+            snapshot, read = self._snapshot(""), time.perf_counter()
             answered = snapshot.answer_users(user_ids, limit)
             if answered is None:
                 return ()
+            searched = time.perf_counter()
             columns = columns_of_each(snapshot.item_ids, answered.found)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a status
             return [refusal_of(error, _FOR_USER)] * len(user_ids)
         personal, popular = _endings(snapshot.release_id)
-        return [
+        written = [
             each + (personal if is_personal else popular)
             for each, is_personal in zip(columns, answered.personal.tolist(), strict=True)
         ]
+        self._metrics.staged(begun, read, searched, time.perf_counter(), len(written))
+        return written
 
 
 _FOR_USER = path_of(_SERVICE.methods_by_name["RecommendForUser"])

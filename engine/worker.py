@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine import service
 from engine.access import bind, credentials_of, guard_of
+from engine.call_metrics import CallMetrics
 from engine.calls import Calls
 from engine.errors import ReleaseNotFound, ServerError
 from engine.grpcio_transport import GrpcioTransport
@@ -47,11 +48,13 @@ class Worker:
         self._releases: tuple[ServedSnapshot, ...] = ()
         self._health = Health(service.NAME)
         self._sampler = RecallSampler(options.recall_sample_share, lambda: self._live_id)
+        metrics = CallMetrics()
         self._calls = Calls(
-            service.RecommendationService(self.snapshot).methods(),
+            service.RecommendationService(self.snapshot, metrics).methods(),
             most=options.max_in_flight,
             concurrency=options.threads,
             guard=guard_of(options, Role.QUERY),
+            metrics=metrics,
         )
         self._transport = TRANSPORTS[options.transport](
             self._calls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from engine.call_metrics import MICROSECOND_BITS, CallMetrics, Histogram
@@ -90,7 +91,9 @@ def test_a_histogram_keeps_what_is_beyond_its_last_bound():
 
 def test_stages_are_counted_for_each_call_of_a_batch():
     metrics = CallMetrics()
-    metrics.stage("search", 100, 3)
-    assert metrics.stages["search"].sum == 300
+    metrics.staged(1.0, 1.00001, 1.00011, 1.00013, calls=3)
+    assert [metrics.stages[stage].sum // 3 for stage in ("read", "search", "write")] == pytest.approx(
+        [10, 100, 20], abs=1
+    )
     assert sum(metrics.stages["search"].buckets) == 3
     assert len(metrics.stages["wait"].buckets) == MICROSECOND_BITS

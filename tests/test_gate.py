@@ -16,7 +16,7 @@ from engine.gate import Comparison, Gate
 from engine.manifest import MANIFEST
 from engine.plan import IndexPlan
 from engine.repository import CURRENT, Repository
-from engine.statuses import status_of
+from engine.statuses import refusal_of
 
 
 def manifest_of(users=100, items=50, events=1000, *, ndcg=None, error=None, recall=None, held_out=None):
@@ -151,7 +151,7 @@ def test_a_release_that_lost_much_is_not_promoted_and_the_error_says_why(empty):
     assert empty.current() == live
     with pytest.raises(PromotionRefused):
         empty.require_passes(smaller)
-    assert status_of(refused.value).code == 9, "FAILED_PRECONDITION"
+    assert refusal_of(refused.value, "").code.name == "FAILED_PRECONDITION"
 
 
 def test_by_force_it_is_promoted_and_the_log_says_what_it_lost(empty, caplog):
