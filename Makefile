@@ -15,7 +15,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info, f"Python 3.11 or newer is needed, found {sys.version.split()[0]}"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[train,tune,native]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[train,tune,native,traces]'
 	touch $(READY)
 
 lint: setup  ## style of the Python, of the wire and of deploy/

@@ -10,12 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.call_metrics import CallMetrics
 from engine.errors import AccessError, Forbidden, Unauthenticated
 from engine.methods import Answerer, Outcome
 from engine.statuses import OVERLOADED, STOPPING, TOO_LATE, Refusal, overloaded, refusal_of
+
+if TYPE_CHECKING:
+    from engine.traces import Traces
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Guard = Callable[[Metadata], None]
@@ -41,10 +44,12 @@ class Calls:
         concurrency: int = 1,
         guard: Guard | None = None,
         metrics: CallMetrics | None = None,
+        traces: Traces | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.methods = dict(methods)
         self.metrics = metrics or CallMetrics()
+        self.traces = traces
         self.in_flight = 0
         self.clock = clock
         self._most, self._concurrency, self._guard = most, concurrency, guard
@@ -94,13 +99,17 @@ class Calls:
         with self._lock:
             return self._idle.wait_for(lambda: self.in_flight == 0, seconds)
 
-    def answer(self, path: str, payloads: Sequence[bytes], arrived: Sequence[float]) -> Sequence[Outcome]:
-        """Answer calls of one method that arrived at these times of the clock."""
+    def answer(
+        self, path: str, payloads: Sequence[bytes], arrived: Sequence[float], parents: Sequence[str] = ()
+    ) -> Sequence[Outcome]:
+        """Answer calls of one method that arrived at these times of the clock; `parents` are for traces, if any."""
         started = self.clock()
         outcomes = self.methods[path](payloads)
         ended = self.clock()
         self._seconds[path] += _SMOOTHING * ((ended - started) / len(payloads) - self._seconds[path])
         self.metrics.answered(self._names[path], outcomes, arrived, started, ended)
+        if self.traces is not None:
+            self.traces.answered(path, outcomes, arrived, parents, started, ended)
         return outcomes
 
     def figures(self) -> dict[str, Any]:

@@ -122,7 +122,9 @@ class _Behaviour:
         if left is not None and left < self._calls.seconds_of(self._path):
             outcome: Outcome = self._calls.late(self._path)
         else:
-            (outcome,) = self._calls.answer(self._path, [payload], [self._pool.arrived])
+            traces = self._calls.traces
+            parents = () if traces is None else (traces.parent_in(context.invocation_metadata()),)
+            (outcome,) = self._calls.answer(self._path, [payload], [self._pool.arrived], parents)
         return outcome if isinstance(outcome, bytes) else _abort(outcome, context)
 
 

@@ -46,6 +46,7 @@ class _Call(NamedTuple):
     payload: bytes
     arrived: float
     expires: float | None
+    parent: str
 
 
 class NativeTransport:
@@ -200,9 +201,10 @@ class NativeTransport:
             self._calls.leave()
             self._send(call_id, self._too_large)
         else:
-            now = self._calls.clock()
+            now, traces = self._calls.clock(), self._calls.traces
+            parent = "" if traces is None else traces.parent_in(metadata)
             with self._state:
-                self._waiting[call_id] = _Call(path, payload, now, None if left is None else now + left)
+                self._waiting[call_id] = _Call(path, payload, now, None if left is None else now + left, parent)
 
     def _is_quick(self) -> bool:
         """Whether answering the next call will not be noticed."""
@@ -233,8 +235,12 @@ class NativeTransport:
                 if call_id not in left:
                     self._send(call_id, calls.late(first.path))
         if timely:
+            asked = [call for _, call in timely]
             outcomes = calls.answer(
-                first.path, [call.payload for _, call in timely], [call.arrived for _, call in timely]
+                first.path,
+                [call.payload for call in asked],
+                [call.arrived for call in asked],
+                [call.parent for call in asked],
             )
             for (call_id, _), outcome in zip(timely, outcomes, strict=True):
                 self._send(call_id, outcome)

@@ -59,6 +59,11 @@ class Serve:
     tls_client_ca: Path | None = option("clients must show a certificate of these, PEM", None, metavar="FILE")
     tokens: Path | None = option("bearer tokens that are let in, with their roles", None, metavar="FILE")
     allow_plaintext: bool = option("listen without TLS where other machines reach", False)
+    traces: str = option(
+        "where traces go by OTLP, as http://127.0.0.1:4317; '' is nowhere (pip install 'nearcart[traces]')",
+        "",
+        metavar="URL",
+    )
     log_format: str = option("how the log is written", "text", choices=FORMS)
     drain_seconds: float = option(
         "wait between NOT_SERVING and refusing calls", 0.0, metavar="S", minimum=0, maximum=3600
@@ -117,4 +122,5 @@ class Serve:
             tls_key=self.tls_key,
             tls_client_ca=self.tls_client_ca,
             tokens=self.tokens,
+            traces=self.traces,
         )

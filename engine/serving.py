@@ -19,7 +19,7 @@ class WorkerOptions:
     """How one worker answers; in JSON's values and paths, because they travel to other processes.
 
     `threads` answer at the same time, of `max_in_flight` calls that are let in. With `share_port` other workers listen
-    at the same address.
+    at the same address. Spans go to the collector at `traces`, "" for none.
     """
 
     address: str = "127.0.0.1:50051"
@@ -34,6 +34,7 @@ class WorkerOptions:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     tokens: Path | None = None
+    traces: str = ""
     share_port: bool = False
 
 

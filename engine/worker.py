@@ -24,6 +24,7 @@ from engine.recall_sampling import RecallSampler
 from engine.service import ServedSnapshot
 from engine.serving import Figures, WorkerOptions
 from engine.tokens import Role
+from engine.traces import Traces
 from engine.transport import Transport, TransportOptions
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ class Worker:
         self._health = Health(service.NAME)
         self._sampler = RecallSampler(options.recall_sample_share, lambda: self._live_id)
         metrics = CallMetrics()
+        self._traces = Traces(options.traces) if options.traces else None
         self._calls = Calls(
             service.RecommendationService(self.snapshot, metrics).methods(),
             most=options.max_in_flight,
             concurrency=options.threads,
             guard=guard_of(options, Role.QUERY),
             metrics=metrics,
+            traces=self._traces,
         )
         self._transport = TRANSPORTS[options.transport](
             self._calls,
@@ -132,6 +135,8 @@ class Worker:
         self._health.end_watches()
         wait()
         self._sampler.stop()
+        if self._traces is not None:
+            self._traces.stop()
 
     @property
     def is_busy(self) -> bool:
