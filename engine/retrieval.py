@@ -27,7 +27,7 @@ from engine.index import Index
 from engine.kinds import Kind
 from engine.masks import Masks
 from engine.parts import Sizes
-from engine.queries import MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
+from engine.queries import DEFAULT_LIMIT, MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.recommender import DenseMemory, Query, Recommender
 from engine.release import Release
 from engine.restrictions import Allowed, Restrictions, Rows
@@ -37,6 +37,8 @@ from engine.stacked import OfEach
 from engine.stored_users import Answered, StoredUsers
 
 TITLE = "title"
+_WARMING = 32
+"""Users who are answered before a release serves."""
 _NO_VALUES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 
@@ -89,7 +91,9 @@ class Snapshot:
     @classmethod
     def open(cls, directory: Path, watch: SearchWatch | None = None) -> Snapshot:
         """Load, check and warm the release in `directory`. Raises ReleaseError."""
-        return cls(Release(directory), watch)
+        snapshot = cls(Release(directory), watch)
+        snapshot._warm()
+        return snapshot
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
         """What each user should see next. Raises InvalidQuery, UnknownUser for a strict one that cannot be personal."""
@@ -126,6 +130,14 @@ class Snapshot:
         """The title of each item, "" where it has none or is unknown."""
         rows = self._items.rows(item_ids).tolist()
         return ["" if self._titles is None or row < 0 else self._titles[row] for row in rows]
+
+    def _warm(self) -> None:
+        """Answer some users, by each way there is, so that the first who asks waits no longer than the hundredth."""
+        n_users = len(self._users)
+        for row in range(0, n_users, max(1, n_users // _WARMING)):
+            user_id = self._users[row]
+            self.answer_users([user_id], DEFAULT_LIMIT)
+            self.recommend_for_users([UserQuery(user_id)])
 
     def _for_user(self, query: UserQuery, allowed: Allowed) -> _Plan:
         user = self._users.row(query.user_id)

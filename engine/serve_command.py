@@ -12,7 +12,7 @@ from engine.commands import DEFAULT_ADDRESS, RELEASES_HELP
 from engine.configuration import option
 from engine.errors import ServerError
 from engine.logs import FORMS, set_up_logging
-from engine.serving import WorkerOptions
+from engine.serving import THREADS, WorkerOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,12 @@ class Serve:
         "grpcio",
         choices=("grpcio", "native"),
     )
-    concurrency: int = option(
-        "queries answered at the same time, each by a thread", 4, metavar="N", minimum=1, maximum=1024
+    concurrency: int | None = option(
+        "queries answered at the same time by a worker, each by a thread; by default 4 with grpcio, 1 with native",
+        None,
+        metavar="N",
+        minimum=1,
+        maximum=1024,
     )
     max_in_flight: int = option(
         "calls under way, waiting ones included; more are refused", 1024, metavar="N", minimum=1, maximum=1 << 20
@@ -112,7 +116,7 @@ class Serve:
         return WorkerOptions(
             address=self.address,
             transport=self.transport,
-            threads=self.concurrency,
+            threads=self.concurrency or THREADS[self.transport],
             max_in_flight=self.max_in_flight,
             max_concurrent_streams=self.max_concurrent_streams,
             max_connection_age_seconds=self.max_connection_age_seconds,
