@@ -509,13 +509,11 @@ def test_titles_are_those_of_the_items_and_empty_otherwise(served):
 
 def test_a_history_that_names_rows_outside_the_catalogue_is_refused(repository):
     """Histories are mapped from files that are checked while they are served; the kernels do not look."""
-    path = repository.current_path() / "users" / "history.indices.npy"
-    damaged = np.load(path)
+    snapshot = Snapshot.open(repository.current_path())
+    damaged = np.lib.format.open_memmap(repository.current_path() / "users" / "history.indices.npy", "r+")
     damaged[:] = 2_000_000_000
-    np.save(path, damaged)
     with pytest.raises(ReleaseCorrupt, match="outside the 60 of the release"):
-        Snapshot.open(repository.current_path())  # which answers some users
-    snapshot = Snapshot(Release(repository.current_path()))
+        Snapshot.open(repository.current_path())
     for repeat in Repeat:
         with pytest.raises(ReleaseCorrupt, match="outside the 60 of the release"):
             snapshot.recommend_for_users([UserQuery("u1", repeat=repeat)])
