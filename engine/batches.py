@@ -39,6 +39,7 @@ class BatchOptions(TypedDict, total=False):
     filter: Filter | None
     allowed_item_ids: Sequence[str]
     without_parts: Sequence[str]
+    release_id: str
 
 
 @dataclass(frozen=True, eq=False)

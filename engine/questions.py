@@ -1,8 +1,9 @@
 """What a client can ask: each function is a method of `engine.client`'s clients, without the carrying.
 
 Arguments in, a message and how to read its response out. Where limits and defaults are not given, the server's apply:
-they stand in the .proto. A `filter` is one of engine.filters. Every function raises ClientError for what fits into no
-message. Kept honest by tests/test_client.py.
+they stand in the .proto. A `filter` is one of engine.filters; `release_id` names the release that is to answer, where
+that is not the live one. Every function raises ClientError for what fits into no message. Kept honest by
+tests/test_client.py.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def recommend_for_user(
     allowed_item_ids: Sequence[str] = (),
     without_parts: Sequence[str] = (),
     shares: bool = False,
+    release_id: str = "",
 ) -> Question[Recommendations]:
     """What should this user see next?"""
     request = _request(
@@ -77,6 +79,7 @@ def recommend_for_user(
         allowed_item_ids=allowed_item_ids,
         without_parts=without_parts,
         include_shares=shares,
+        release_id=release_id,
     )
     return Question("RecommendForUser", request, answers.read_one)
 
@@ -96,6 +99,7 @@ def recommend_for_cart(
     history_weight: float = 0.0,
     without_parts: Sequence[str] = (),
     shares: bool = False,
+    release_id: str = "",
 ) -> Question[Recommendations]:
     """What goes with this cart?"""
     request = _request(
@@ -113,6 +117,7 @@ def recommend_for_cart(
         include_shares=shares,
         quantities=quantities,
         history_weight=history_weight,
+        release_id=release_id,
     )
     return Question("RecommendForCart", request, answers.read_one)
 
@@ -127,6 +132,7 @@ def similar_items(
     allowed_item_ids: Sequence[str] = (),
     without_parts: Sequence[str] = (),
     shares: bool = False,
+    release_id: str = "",
 ) -> Question[Recommendations]:
     """Which items are like this one?"""
     request = _request(
@@ -139,6 +145,7 @@ def similar_items(
         allowed_item_ids=allowed_item_ids,
         without_parts=without_parts,
         include_shares=shares,
+        release_id=release_id,
     )
     return Question("RecommendSimilarItems", request, answers.read_one)
 
@@ -153,6 +160,7 @@ def recommend_for_users(
     filter: Filter | None = None,
     allowed_item_ids: Sequence[str] = (),
     without_parts: Sequence[str] = (),
+    release_id: str = "",
 ) -> Question[list[Recommendations]]:
     """What should each of these users see next? Answers in their order, from one call."""
     request = _request(
@@ -165,6 +173,7 @@ def recommend_for_users(
         filter=filter,
         allowed_item_ids=allowed_item_ids,
         without_parts=without_parts,
+        release_id=release_id,
     )
     nothing: list[tuple[str, ...]] = [()] * len(user_ids)
     return Question("BatchRecommendForUsers", request, lambda response: list(answers.read_many(response, nothing)))
@@ -181,6 +190,7 @@ def recommend_for_carts(
     allowed_item_ids: Sequence[str] = (),
     history_weight: float = 0.0,
     without_parts: Sequence[str] = (),
+    release_id: str = "",
 ) -> Question[list[Recommendations]]:
     """What goes with each of these carts? Answers in their order, from one call."""
     request = _request(
@@ -197,6 +207,7 @@ def recommend_for_carts(
         allowed_item_ids=allowed_item_ids,
         without_parts=without_parts,
         history_weight=history_weight,
+        release_id=release_id,
     )
     asked = [cart.item_ids for cart in carts]
     return Question("BatchRecommendForCarts", request, lambda response: list(answers.read_many(response, asked)))

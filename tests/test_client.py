@@ -107,6 +107,23 @@ def test_parts_that_are_not_to_count_arrive_with_every_question(client: Client, 
     assert [query.without_parts for query in snapshot.asked] == [("als", "sessions")] * 5
 
 
+def test_every_question_may_name_the_release_that_answers() -> None:
+    releases = FakeReleases(FakeSnapshot("release 1"), FakeSnapshot("release 2"))
+    with serving(releases) as server, Client(server.address) as client:
+        server.holder.promote("release 2")
+        for release_id in ("release 1", "release 2"):
+            answers = [
+                client.recommend_for_user("user 1", release_id=release_id),
+                client.recommend_for_cart(["item 1"], release_id=release_id),
+                client.similar_items("item 1", release_id=release_id),
+                *client.recommend_for_users(["user 1"], release_id=release_id),
+                *client.recommend_for_carts([Cart(["item 1"])], release_id=release_id),
+            ]
+            assert {answer.release_id for answer in answers} == {release_id}
+        with pytest.raises(ClientError, match="not loaded here"):
+            client.recommend_for_user("user 1", release_id="release 0")
+
+
 def test_shares_come_back_as_a_row_for_each_item(client: Client, snapshot: FakeSnapshot) -> None:
     answers = [
         client.recommend_for_user("user 1", limit=3, recent_item_ids=["item 7", "gone", "item 5"], shares=True),
@@ -230,7 +247,7 @@ def test_a_server_that_is_not_there_is_named_with_what_to_do() -> None:
 
 def test_a_server_that_has_no_release_yet_is_told_apart() -> None:
     with serving() as server, Client(server.address) as client:
-        server.holder._snapshot = None
+        server.serving._releases = ()
         with pytest.raises(ClientError, match="does not answer yet: no release is loaded"):
             client.release()
 
