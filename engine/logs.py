@@ -13,9 +13,14 @@ _OURS = ("nearcart", "engine", "trainer")
 
 def set_up_logging(form: str = "text", worker: int | None = None) -> None:
     """Write what this program logs from INFO on, and warnings of others; `worker` says which process it is."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json(worker) if form == "json" else _Text(worker))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    formatter = _Json(worker) if form == "json" else _Text(worker)
+    root = logging.getLogger()
+    if not root.handlers:  # whoever embeds this program has a log of his own
+        root.addHandler(logging.StreamHandler(sys.stderr))
+        root.handlers[0].setFormatter(formatter)
+    for handler in root.handlers:
+        if isinstance(handler.formatter, _Json | _Text):
+            handler.setFormatter(formatter)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -92,6 +92,8 @@ class RecallSampler:
         found: OfEach[Found],
     ) -> None:
         """A call of Index.search with its answers. Takes a random draw a query, and never waits."""
+        if release_id != self._live():  # a release that is warmed before it serves, or one that no longer does
+            return
         for i in range(len(queries)):
             if self._draw() < self._share:
                 self._keep(_Search(release_id, index, queries[i].copy(), k, excluded[i], allowed, found[i][1]))

@@ -27,6 +27,7 @@ from engine.index import Index
 from engine.kinds import Kind
 from engine.masks import Masks
 from engine.parts import Sizes
+from engine.popular import Popular
 from engine.queries import DEFAULT_LIMIT, MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.recommender import DenseMemory, Query, Recommender
 from engine.release import Release
@@ -71,9 +72,12 @@ class Snapshot:
         self._users = IdTable.from_arrays(release.table("users/ids", n_users, n_slots=slots_for(n_users)))
         self._items = IdTable.from_arrays(release.table("items/ids", n_items, n_slots=slots_for(n_items)))
         self._histories = Histories.read(release)
-        self._popularity = release.array("items/popularity", np.int32, (n_items,))
-        self._popular_rows = release.array("items/popular_rows", np.int32, (n_items,))
         self._available = release.array("items/available", np.bool_, (n_items,))
+        self._popular = Popular(
+            release.array("items/popularity", np.int32, (n_items,)),
+            release.array("items/popular_rows", np.int32, (n_items,)),
+            self._available,
+        )
         attributes = read_attributes(release, n_items)
         masks = Masks({name: column_of(each, name) for name, each in attributes.items()}, n_items)
         self._restrictions = Restrictions(self._items, masks)
@@ -86,14 +90,12 @@ class Snapshot:
         self._recommender = Recommender(dense, sparse, self._available, told)
         self._stored = None
         if dense is not None and dense.weight.user and not any(part.weight.user for part in sparse):
-            self._stored = StoredUsers(self._users, self._histories, dense, self._popular_but, told)
+            self._stored = StoredUsers(self._users, self._histories, dense, self._popular, told)
 
     @classmethod
     def open(cls, directory: Path, watch: SearchWatch | None = None) -> Snapshot:
         """Load, check and warm the release in `directory`. Raises ReleaseError."""
-        snapshot = cls(Release(directory), watch)
-        snapshot._warm()
-        return snapshot
+        return cls(Release(directory), watch)
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
         """What each user should see next. Raises InvalidQuery, UnknownUser for a strict one that cannot be personal."""
@@ -131,7 +133,7 @@ class Snapshot:
         rows = self._items.rows(item_ids).tolist()
         return ["" if self._titles is None or row < 0 else self._titles[row] for row in rows]
 
-    def _warm(self) -> None:
+    def warm(self) -> None:
         """Answer some users, by each way there is, so that the first who asks waits no longer than the hundredth."""
         n_users = len(self._users)
         for row in range(0, n_users, max(1, n_users // _WARMING)):
@@ -245,34 +247,10 @@ class Snapshot:
 
     def _directly(self, plan: _Plan) -> Found | None:
         """The answer where only a few rows are candidates, or popularity decides; None where parts are searched."""
-        candidates = plan.allowed.candidates()
         if plan.query is None:
-            return self._most_popular(plan, candidates)
+            return self._popular.best(plan.limit, plan.allowed)
+        candidates = plan.allowed.candidates()
         return None if candidates is None else self._recommender.best_of(plan.query, plan.limit, candidates)
-
-    def _popular_but(self, limit: int, excluded: Rows) -> Found:
-        """The most popular available rows but these."""
-        return self._most_popular(_Plan(limit, Source.POPULAR, Allowed(excluded), None), None)
-
-    def _most_popular(self, plan: _Plan, candidates: Rows | None) -> Found:
-        """The first available rows of the popularity order that are allowed: of the candidates, None for all."""
-        if candidates is not None:
-            order = np.lexsort((candidates, -self._popularity[candidates]))
-            candidates = candidates[order]
-            chosen = candidates[self._available[candidates]][: plan.limit]
-            return chosen, self._popularity[chosen].astype(np.float32)
-        allowed = plan.allowed
-        taken: list[Rows] = []
-        wanted, start, size = plan.limit, 0, plan.limit + len(allowed.excluded) + 64
-        while wanted > 0 and start < len(self._popular_rows):
-            rows = self._popular_rows[start : start + size]
-            shown = self._available[rows] if allowed.mask is None else self._available[rows] & allowed.mask[rows]
-            rows = rows[shown & ~np.isin(rows, allowed.excluded)][:wanted]
-            taken.append(rows)
-            wanted -= len(rows)
-            start, size = start + size, 2 * size
-        chosen = np.concatenate(taken) if taken else NO_ROWS
-        return chosen, self._popularity[chosen].astype(np.float32)
 
     def _history(self, user: int) -> Evidence:
         return self._histories.of(user, len(self._items))

@@ -70,6 +70,9 @@ class ServedSnapshot(Protocol):
     def similar_items(self, query: SimilarQuery) -> Answer:
         """The answer."""
 
+    def warm(self) -> None:
+        """Answer somebody, so that the first who asks need not wait for what only the first one does."""
+
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """One title per item, "" where there is none."""
 

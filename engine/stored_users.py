@@ -6,7 +6,7 @@ releases whose users are answered by more than vectors. The answers are the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from engine.errors import ReleaseCorrupt
 from engine.histories import Histories
 from engine.ids import IdTable, find_row
+from engine.popular import Popular
 from engine.recommender import DenseMemory, Watch
-from engine.scoring import Found
+from engine.restrictions import Allowed
 from engine.signatures import (
     VECTORS_IN,
     booleans_out,
@@ -30,9 +31,6 @@ from engine.signatures import (
 )
 from engine.stacked import Slices, Stacked
 from engine.vector_table import table_of
-
-Popular = Callable[[int, NDArray[np.int32]], Found]
-"""The most popular items: how many, and the rows to leave out."""
 
 
 class Answered(NamedTuple):
@@ -76,7 +74,7 @@ class StoredUsers:
         if len(places):
             found.put(places, self._search(vectors[places], limit, histories.take(places)))
         for i in np.flatnonzero(~personal).tolist():
-            found[i] = self._popular(limit, histories[i])
+            found[i] = self._popular.best(limit, Allowed(histories[i]))
         return Answered(found, personal)
 
     def _search(self, vectors: NDArray[np.float32], limit: int, excluded: Slices) -> Stacked:

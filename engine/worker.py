@@ -108,7 +108,9 @@ class Worker:
                 return each
         self._prepare()
         gentle_thread()
-        return self._open(path, self._sampler if self._options.recall_sample_share else None)
+        snapshot = self._open(path, self._sampler if self._options.recall_sample_share else None)
+        snapshot.warm()
+        return snapshot
 
     def serve(self, loaded: ServedSnapshot) -> None:
         """As the protocol says. The release before stays loaded, for calls that name it and for going back."""

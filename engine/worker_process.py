@@ -2,8 +2,8 @@
 
     python -m engine.worker_process < commands
 
-The first line is the options. The process ends when its input does, so that no worker outlives who started it. JSON and
-not pickle: what a process is told should be readable, and nothing that comes in may run. engine.worker_group is the
+The first line is the options. The process ends when its input does, so that no worker outlives who started it. JSON,
+because what a process is told should be readable, and nothing that comes in may run. engine.worker_group is the
 other side; kept honest by tests/test_worker_group.py.
 """
 

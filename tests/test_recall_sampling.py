@@ -170,10 +170,18 @@ def test_a_search_of_a_release_that_is_not_live_any_more_is_not_repeated():
         def scan(self, query, k, excluded, allowed):
             raise AssertionError
 
-    sampler = RecallSampler(1.0, lambda: "new")
+    live = ["old"]
+    sampler = RecallSampler(1.0, lambda: live[0])
     fill(sampler, Forbidden(), 3, "old")
+    live[0] = "new"
     repeat_all(sampler)
     assert sampler.n_sampled == 3
+
+
+def test_searches_of_a_release_that_is_warmed_before_it_serves_are_not_drawn():
+    sampler = RecallSampler(1.0, lambda: "old")
+    fill(sampler, Counted(), 3, "new")
+    assert sampler.n_sampled == 0
 
 
 def test_after_the_end_nothing_is_held():

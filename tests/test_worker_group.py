@@ -218,7 +218,8 @@ def test_calls_under_way_are_answered_when_the_group_stops(tmp_path: Path) -> No
         ]
         group.stop(5)
         codes = {future.exception() and future.exception().code() for future in futures}
-        assert codes <= {None, grpc.StatusCode.UNAVAILABLE}
+        # gRPC cancels what reaches a connection between the first and the second half of its farewell.
+        assert codes <= {None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 def test_options_travel_whole() -> None:
