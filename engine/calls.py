@@ -7,6 +7,7 @@ tests/test_calls.py.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,9 @@ Guard = Callable[[Metadata], None]
 _REASONS: dict[type[AccessError], str] = {Unauthenticated: "unauthenticated", Forbidden: "forbidden"}
 _RETRY_SECONDS = 0.1
 _STOPPING = overloaded(STOPPING, "the server is stopping: ask another one", 0.0)
+_FORGET_SECONDS = 1.0
+"""Nothing is too late by the mean of answers that are older: whoever is refused is not measured, so that one slow
+moment would refuse calls for ever."""
 _SMOOTHING = 0.05
 """Share of the newest answer in the mean time of one."""
 
@@ -55,6 +59,7 @@ class Calls:
         self._most, self._concurrency, self._guard = most, concurrency, guard
         self._names = {path: path.rpartition("/")[2] for path in self.methods}
         self._seconds = dict.fromkeys(self.methods, 0.0)
+        self._answered_at = dict.fromkeys(self.methods, -math.inf)
         self._closed = False
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -72,10 +77,10 @@ class Calls:
                 return self._refused(path, refusal_of(error, path), _REASONS[type(error)])
         with self._lock:
             if self._closed:
-                return _STOPPING
-            if self.in_flight >= self._most:
+                refusal, reason = _STOPPING, "stopping"
+            elif self.in_flight >= self._most:
                 refusal, reason = self._overloaded, "overloaded"
-            elif seconds_left is not None and seconds_left < self._expected(path):
+            elif seconds_left is not None and self.is_too_late(path, seconds_left, self.in_flight / self._concurrency):
                 refusal, reason = self._too_late, "expired"
             else:
                 self.in_flight += 1
@@ -104,9 +109,12 @@ class Calls:
     ) -> Sequence[Outcome]:
         """Answer calls of one method that arrived at these times of the clock; `parents` are for traces, if any."""
         started = self.clock()
-        outcomes = self.methods[path](payloads)
+        try:
+            outcomes = self.methods[path](payloads)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a status
+            outcomes = [refusal_of(error, path)] * len(payloads)
         ended = self.clock()
-        self._seconds[path] += _SMOOTHING * ((ended - started) / len(payloads) - self._seconds[path])
+        self._measure(path, started, ended, (ended - started) / len(payloads))
         self.metrics.answered(self._names[path], outcomes, arrived, started, ended)
         if self.traces is not None:
             self.traces.answered(path, outcomes, arrived, parents, started, ended)
@@ -120,6 +128,14 @@ class Calls:
         """For a call whose deadline passed, or will have, before it could be answered."""
         return self._refused(path, self._too_late, "expired")
 
+    def is_too_late(self, path: str, seconds_left: float, before: float = 0.0) -> bool:
+        """Whether a call cannot be answered in time after `before` others."""
+        if seconds_left <= 0:
+            return True
+        if seconds_left >= self._seconds[path] * (1 + before):
+            return False
+        return self.clock() - self._answered_at[path] < _FORGET_SECONDS
+
     def seconds_of(self, path: str) -> float:
         """What an answer of this method takes, about."""
         return self._seconds[path]
@@ -128,6 +144,9 @@ class Calls:
         self.metrics.refuse(self._names[path], refusal.code.name, reason)
         return refusal
 
-    def _expected(self, path: str) -> float:
-        """When a call that comes now would be answered."""
-        return self._seconds[path] * (1 + self.in_flight / self._concurrency)
+    def _measure(self, path: str, started: float, ended: float, seconds: float) -> None:
+        mean = self._seconds[path]
+        if started - self._answered_at[path] >= _FORGET_SECONDS:
+            mean = min(mean, seconds)
+        self._seconds[path] = mean + _SMOOTHING * (seconds - mean)
+        self._answered_at[path] = ended

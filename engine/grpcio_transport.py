@@ -119,7 +119,7 @@ class _Behaviour:
 
     def __call__(self, payload: bytes, context: grpc.ServicerContext) -> bytes:
         left = context.time_remaining()
-        if left is not None and left < self._calls.seconds_of(self._path):
+        if left is not None and self._calls.is_too_late(self._path, left):
             outcome: Outcome = self._calls.late(self._path)
         else:
             traces = self._calls.traces
@@ -129,7 +129,7 @@ class _Behaviour:
 
 
 def _abort(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
-    context.set_trailing_metadata(refusal.trailers)
+    context.set_trailing_metadata((*refusal.trailers, *refusal.pushback))
     context.abort(refusal.code, refusal.message)
 
 

@@ -25,7 +25,7 @@ from engine.errors import UsageError
 from engine.grpcio_transport import Register
 from engine.keepalive import SERVER_PING_EVERY_SECONDS, SERVER_PING_TIMEOUT_SECONDS
 from engine.methods import Outcome
-from engine.statuses import TOO_LARGE, Refusal
+from engine.statuses import TOO_LARGE, Refusal, refusal_of
 from engine.transport import TransportOptions
 
 _RECEIVED = 256
@@ -170,7 +170,8 @@ class NativeTransport:
                 if not self._waiting or not self._free:
                     continue
                 self._free -= 1
-            if not self._is_quick():
+                is_quick = self._is_quick()
+            if not is_quick:
                 return True
             self._answer_some()
             with self._state:
@@ -194,7 +195,10 @@ class NativeTransport:
                 self._calls.leave()
             return
         path, (metadata, _, left) = self._paths[method], details
-        refusal = self._calls.enter(path, metadata, left)
+        try:
+            refusal = self._calls.enter(path, metadata, left)
+        except Exception as error:  # noqa: BLE001 - others were received with it, and have to be taken
+            refusal = refusal_of(error, path)
         if refusal is not None:
             self._send(call_id, refusal)
         elif len(payload) > self._options.max_message_bytes:
@@ -207,9 +211,8 @@ class NativeTransport:
                 self._waiting[call_id] = _Call(path, payload, now, None if left is None else now + left, parent)
 
     def _is_quick(self) -> bool:
-        """Whether answering the next call will not be noticed."""
-        with self._state:
-            call = next(iter(self._waiting.values()))
+        """Whether answering the next call will not be noticed. With the lock: it is another thread's otherwise."""
+        call = next(iter(self._waiting.values()))
         return 0 < self._calls.seconds_of(call.path) < _NOTICED_SECONDS and len(call.payload) <= _SMALL_BYTES
 
     def _answer_some(self) -> None:
@@ -227,29 +230,44 @@ class NativeTransport:
                 chosen.append(item)
             for call_id, _ in chosen:
                 del self._waiting[call_id]
-        now, seconds = calls.clock(), calls.seconds_of(first.path)
-        timely = [(call_id, call) for call_id, call in chosen if call.expires is None or now + seconds < call.expires]
+        try:
+            self._answer(first.path, chosen)
+        except Exception as error:  # noqa: BLE001 - a thread that ends is missed for good
+            refusal = refusal_of(error, first.path)
+            for call_id, _ in chosen:
+                self._send(call_id, refusal)  # which does nothing where an answer is on its way
+        finally:
+            calls.leave(len(chosen))
+
+    def _answer(self, path: str, chosen: Sequence[tuple[int, _Call]]) -> None:
+        """Answer calls of one method, but for those that are too late."""
+        calls, now = self._calls, self._calls.clock()
+        timely = [
+            (call_id, call)
+            for call_id, call in chosen
+            if call.expires is None or not calls.is_too_late(path, call.expires - now)
+        ]
         if len(timely) < len(chosen):
             left = {call_id for call_id, _ in timely}
             for call_id, _ in chosen:
                 if call_id not in left:
-                    self._send(call_id, calls.late(first.path))
+                    self._send(call_id, calls.late(path))
         if timely:
             asked = [call for _, call in timely]
             outcomes = calls.answer(
-                first.path,
+                path,
                 [call.payload for call in asked],
                 [call.arrived for call in asked],
                 [call.parent for call in asked],
             )
             for (call_id, _), outcome in zip(timely, outcomes, strict=True):
                 self._send(call_id, outcome)
-        calls.leave(len(chosen))
 
     def _send(self, call_id: int, outcome: Outcome) -> None:
         if isinstance(outcome, bytes):
             self._front.respond(call_id, outcome)
         else:
+            # Without Refusal.pushback: the package keeps names that begin with grpc- to itself.
             self._front.fail(call_id, outcome.code.value[0], outcome.message, outcome.trailers)
 
 

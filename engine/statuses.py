@@ -64,9 +64,13 @@ class Refusal(NamedTuple):
     code: grpc.StatusCode
     message: str
     status: bytes
+    retry_seconds: float = 0.0
+    """When the same call may succeed, 0 where a client need not be told."""
 
     @classmethod
-    def of(cls, kind: tuple[grpc.StatusCode, str], message: str, *details: Message) -> Refusal:
+    def of(
+        cls, kind: tuple[grpc.StatusCode, str], message: str, *details: Message, retry_seconds: float = 0.0
+    ) -> Refusal:
         """With an ErrorInfo of the kind's reason, and further details."""
         code, reason = kind
         encoded = message.encode()
@@ -75,12 +79,17 @@ class Refusal(NamedTuple):
         status = status_pb2.Status(code=code.value[0], message=message)
         for each in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN), *details):
             status.details.add().Pack(each)
-        return cls(code, message, status.SerializeToString())
+        return cls(code, message, status.SerializeToString(), retry_seconds)
 
     @property
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
         """What gRPC clients read the details from."""
         return (("grpc-status-details-bin", self.status),)
+
+    @property
+    def pushback(self) -> tuple[tuple[str, str], ...]:
+        """The trailer that gRPC clients obey instead of their own back-off; none where they need not be told."""
+        return (("grpc-retry-pushback-ms", str(round(self.retry_seconds * 1000))),) if self.retry_seconds else ()
 
 
 def refusal_of(error: Exception, method: str) -> Refusal:
@@ -102,7 +111,7 @@ def overloaded(kind: tuple[grpc.StatusCode, str], message: str, retry_seconds: f
     """What a call gets that may be tried again after so long."""
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromNanoseconds(round(retry_seconds * 1e9))
-    return Refusal.of(kind, message, retry)
+    return Refusal.of(kind, message, retry, retry_seconds=retry_seconds)
 
 
 def _known(kind: tuple[grpc.StatusCode, str], error: NearcartError) -> Refusal:

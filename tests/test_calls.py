@@ -97,3 +97,40 @@ def test_stages_are_counted_for_each_call_of_a_batch():
     )
     assert sum(metrics.stages["search"].buckets) == 3
     assert len(metrics.stages["wait"].buckets) == MICROSECOND_BITS
+
+
+def test_one_slow_moment_does_not_refuse_calls_for_ever():
+    """Whoever is refused is not measured: the mean would stay as it is."""
+    clock = Clock()
+    calls = slow(clock, 10.0)
+    calls.answer(PATH, [b"x"], [clock.now])
+    assert calls.enter(PATH, (), 0.1).code.name == "RESOURCE_EXHAUSTED"
+    clock.now += 1.0
+    assert calls.enter(PATH, (), 0.1) is None
+    calls.methods[PATH] = lambda payloads: list(payloads)
+    calls.answer(PATH, [b"x"], [clock.now])
+    assert calls.enter(PATH, (), 0.1) is None, "what was long ago does not count beside what is new"
+
+
+def test_a_call_whose_deadline_has_passed_is_too_late_whatever_is_known():
+    assert slow(Clock(), 0.0).enter(PATH, (), 0.0).code.name == "RESOURCE_EXHAUSTED"
+
+
+def test_who_comes_while_the_server_stops_is_counted_too():
+    calls = slow(Clock(), 0.0)
+    calls.close()
+    assert calls.enter(PATH).code.name == "UNAVAILABLE"
+    assert calls.metrics.calls == {("Method", "UNAVAILABLE"): 1}
+    assert calls.metrics.refused == {"stopping": 1}
+
+
+def test_an_error_of_a_method_is_a_status_without_details(caplog):
+    def broken(payloads):
+        raise MemoryError("secret")
+
+    calls = Calls({PATH: broken})
+    outcomes = calls.answer(PATH, [b"x", b"y"], [0.0, 0.0])
+    assert [each.code.name for each in outcomes] == ["INTERNAL"] * 2
+    assert "secret" not in outcomes[0].message
+    assert "secret" in caplog.text
+    assert calls.metrics.calls == {("Method", "INTERNAL"): 2}

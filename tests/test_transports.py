@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -23,6 +24,7 @@ from engine import service
 from engine.calls import Calls
 from engine.errors import UsageError
 from engine.health import Health, standard_services
+from engine.native_transport import NativeTransport
 from engine.transport import Transport, TransportOptions
 from engine.worker import TRANSPORTS
 
@@ -128,11 +130,50 @@ def test_calls_beyond_the_bound_are_refused_at_once_with_when_to_come_back(trans
         assert status is not None
         assert any(detail.Unpack(retry) for detail in status.details)
         assert retry.retry_delay.ToNanoseconds() > 0
+        pushback = dict(caught.value.trailing_metadata()).get("grpc-retry-pushback-ms")  # type: ignore[attr-defined]
+        assert pushback == (str(retry.retry_delay.ToMilliseconds()) if transport == "grpcio" else None)
         server.leave.set()
         assert [each.result() for each in under_way] == [b"x"] * 3
         until(lambda: server.calls.in_flight == 0)
         assert method(ECHO)(b"again", timeout=10) == b"again"
         assert b"one too many" not in server.asked
+
+
+def test_errors_of_methods_and_guards_cost_no_thread(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(transport, threads=1) as (server, method):
+        for name in ("answer", "enter"):
+            with monkeypatch.context() as patched:
+                patched.setattr(server.calls, name, _fail)
+                codes = {code_of(lambda: method(ECHO)(b"x", timeout=10)) for _ in range(5)}
+                assert codes <= {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+            assert method(ECHO)(b"again", timeout=10) == b"again"
+            until(lambda: server.calls.in_flight == 0 and not server.transport.is_busy)
+
+
+def test_a_thread_that_receives_may_find_that_another_one_took_what_it_received() -> None:
+    pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
+    calls = Calls({ECHO: list})
+    calls.answer(ECHO, [b""], [calls.clock()])  # quick, as far as it knows
+    transport = NativeTransport(calls, TransportOptions(threads=2), [], lambda: None)
+    events = [[(0, 1, 0, b"x", None, ((), "", None))], None]
+
+    class Front:
+        def recv_batch_details(self, most: int, timeout_ms: int | None) -> object:
+            return events.pop(0)
+
+        def close(self) -> None: ...
+
+    class Lock:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            if transport._free == 1:  # a place was taken, and the other thread is faster
+                transport._waiting.clear()
+
+    transport._front, transport._state = Front(), Lock()  # type: ignore[assignment]
+    assert not transport._lead()
+    assert transport._free == 2
+    transport.stop(0)()
 
 
 def test_refusals_do_not_wait_for_those_who_work(transport: str) -> None:
@@ -257,6 +298,10 @@ def test_the_native_transport_refuses_what_it_cannot_do(options: dict[str, objec
     pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
     with pytest.raises(UsageError, match=message):
         TRANSPORTS["native"](Calls({}), TransportOptions(**options), [], lambda: None)  # type: ignore[arg-type]
+
+
+def _fail(*_: object) -> NoReturn:
+    raise ValueError("secret")
 
 
 def _is_refused(address: str) -> bool:
