@@ -1,20 +1,26 @@
 """The transport of grpcio: TLS, every kind of client, every option.
 
-grpcio hands each call to a pool of threads. Its own pool and its own limit would do, but for two things: a refusal by
-the limit carries no details, and one from the pool waits for a thread. So calls are refused where they arrive, on
-grpcio's polling thread, and the pool is a plain queue. Kept honest by tests/test_transports.py.
+grpcio hands each call to a pool of threads. Its own pool and its own limit would do, but for three things: a refusal by
+the limit carries no details, one from the pool waits for a thread, and a thread waits for the message of its call, so
+that as many clients as there are threads stop a server by sending none. So calls are refused where they arrive, on
+grpcio's polling thread, and the pool is a plain queue of calls whose message is there; that takes some names of
+grpcio's inside. Kept honest by tests/test_transports.py.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from grpc import _server as inside
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from engine.calls import Calls
 from engine.keepalive import SERVER_OPTIONS
@@ -22,6 +28,8 @@ from engine.methods import Outcome
 from engine.statuses import Refusal
 from engine.transport import TransportOptions
 
+MESSAGE_SECONDS = 10.0
+"""A call whose message has not come by then is cut off: it has a place among those that are let in."""
 _ASIDE_THREADS = 4
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -95,7 +103,7 @@ class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a call, or one that refuses it: on grpcio's polling thread, before the message is read."""
 
     def __init__(self, calls: Calls, pool: _CallPool) -> None:
-        self._calls = calls
+        self._calls, self._pool = calls, pool
         self._by_path: dict[str, _Handler] = {
             path: grpc.unary_unary_rpc_method_handler(_Behaviour(path, calls, pool)) for path in calls.methods
         }
@@ -106,6 +114,7 @@ class _Handlers(grpc.GenericRpcHandler):
         handler = self._by_path.get(path)
         if handler is None:
             return None
+        self._pool.cut_off_silent()
         refusal = self._calls.enter(path, handler_call_details.invocation_metadata)
         return handler if refusal is None else _refusing(refusal)
 
@@ -115,14 +124,19 @@ class _Behaviour:
 
     def __init__(self, path: str, calls: Calls, pool: _CallPool) -> None:
         self.experimental_thread_pool = pool
-        self._path, self._calls, self._pool = path, calls, pool
+        self.path = path
+        self._calls, self._pool = calls, pool
+
+    def refuse(self, payload: bytes, context: grpc.ServicerContext) -> NoReturn:
+        """Say that no answer is possible in time."""
+        _abort(self._calls.late(self.path), context)
 
     def __call__(self, payload: bytes, context: grpc.ServicerContext) -> bytes:
         left = context.time_remaining()
-        if left is not None and left < self._calls.seconds_of(self._path):
-            outcome: Outcome = self._calls.late(self._path)
-        else:
-            (outcome,) = self._calls.answer(self._path, [payload], [self._pool.arrived])
+        if left is not None and left < self._calls.seconds_needed(self.path):
+            self.refuse(payload, context)
+        outcome: Outcome
+        (outcome,) = self._calls.answer(self.path, [payload], [self._pool.arrived])
         return outcome if isinstance(outcome, bytes) else _abort(outcome, context)
 
 
@@ -145,10 +159,11 @@ def _refusing(refusal: Refusal) -> _Handler:
 
 
 class _Work:
-    """What grpcio wants of a Future: to be told when it is done."""
+    """What grpcio wants of a Future: to be told when it is done. `cut_off` ends the call."""
 
-    def __init__(self, run: Callable[[], object], arrived: float) -> None:
-        self.run, self.arrived = run, arrived
+    def __init__(self, run: Callable[[], object], arrived: float, cut_off: Callable[[], object] = lambda: None) -> None:
+        self.run, self.arrived, self.cut_off = run, arrived, cut_off
+        self.is_received = False
         self._tell: Callable[[_Work], object] | None = None
         self._done = False
         self._lock = threading.Lock()
@@ -176,6 +191,7 @@ class _CallPool(ThreadPoolExecutor):
         self.n_working = 0
         self._calls, self._prepare = calls, prepare
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._newest: deque[_Work] = deque()
         self._local = threading.local()
         self._ours = [
             threading.Thread(target=self._serve, name=f"nearcart-answer-{i}", daemon=True) for i in range(threads)
@@ -194,10 +210,36 @@ class _CallPool(ThreadPoolExecutor):
         return float(self._local.arrived)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Answer a call as soon as a thread is free."""
-        work = _Work(partial(fn, *args, **kwargs), self._calls.clock())
-        self._waiting.put(work)
+        """Answer a call as soon as its message is there and a thread is free."""
+        respond, event, state, behavior, wait_for_message, *codecs = args
+        if event.call_details.deadline - time.time() < self._calls.seconds_expected(behavior.path):
+            self._calls.leave()
+            return _HERE.submit(fn, respond, event, state, behavior.refuse, bytes, *codecs)
+        message = partial(_message, state, wait_for_message)
+        work = _Work(
+            partial(fn, respond, event, state, behavior, message, *codecs), self._calls.clock(), event.call.cancel
+        )
+        take = inside._receive_message(state, event.call, None)
+
+        def received(happened: object) -> Any:
+            done = take(happened)
+            work.is_received = True
+            self._waiting.put(work)
+            return done
+
+        # As grpcio does it, but before a thread is there. grpcio holds the lock of the state.
+        event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
+        state.due.add(inside._RECEIVE_MESSAGE_TOKEN)
+        self._newest.append(work)
         return work
+
+    def cut_off_silent(self) -> None:
+        """End the calls whose message does not come. By one thread at a time, grpcio's."""
+        newest, oldest_allowed = self._newest, self._calls.clock() - MESSAGE_SECONDS
+        while newest and (newest[0].is_received or newest[0].arrived < oldest_allowed):
+            work = newest.popleft()
+            if not work.is_received:
+                work.cut_off()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the threads end after what they work on."""
@@ -216,6 +258,15 @@ class _CallPool(ThreadPoolExecutor):
                 self.n_working -= 1
                 self._calls.leave()
                 work.finish()
+
+
+def _message(state: Any, wait_for_message: Callable[[], Any]) -> Any:
+    """The message that has come. Where none has, or the call is over, grpcio knows what to do, and does not wait."""
+    with state.condition:
+        message, state.request = state.request, None
+        if message is not None and inside._is_rpc_state_active(state):
+            return message
+    return wait_for_message()
 
 
 class _Here(ThreadPoolExecutor):

@@ -225,7 +225,7 @@ class NativeTransport:
                 chosen.append(item)
             for call_id, _ in chosen:
                 del self._waiting[call_id]
-        now, seconds = calls.clock(), calls.seconds_of(first.path)
+        now, seconds = calls.clock(), calls.seconds_needed(first.path)
         timely = [(call_id, call) for call_id, call in chosen if call.expires is None or now + seconds < call.expires]
         if len(timely) < len(chosen):
             left = {call_id for call_id, _ in timely}

@@ -60,6 +60,27 @@ def test_a_call_that_cannot_be_in_time_is_refused_when_it_comes():
     assert calls.metrics.refused == {"expired": 2}
 
 
+def test_a_deadline_must_leave_room_for_answers_that_take_longer_than_the_mean():
+    clock = Clock()
+    calls = slow(clock, 0.010)
+    for n in range(400):  # one or three at a time: .010 s of each; then a method whose answers take .005 or .015
+        calls.answer(PATH, [b"x"] * (1 + 2 * (n % 2)), [clock.now] * (1 + 2 * (n % 2)))
+    assert calls.seconds_needed(PATH) < 0.0101
+
+    def uneven(payloads):
+        clock.now += 0.005 if len(calls.metrics.calls) % 2 else 0.015
+        calls.metrics.calls[f"{clock.now}", "OK"] += 1
+        return payloads
+
+    calls.methods[PATH] = uneven
+    for _ in range(400):
+        calls.answer(PATH, [b"x"], [clock.now])
+    assert 0.009 < calls.seconds_of(PATH) < 0.011
+    assert 0.027 < calls.seconds_needed(PATH) < 0.033
+    assert calls.enter(PATH, (), 0.015).code.name == "RESOURCE_EXHAUSTED"
+    assert calls.enter(PATH, (), 0.035) is None
+
+
 def test_without_a_deadline_nothing_is_too_late():
     clock = Clock()
     calls = slow(clock, 10.0)

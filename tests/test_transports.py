@@ -19,7 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
-from engine import service
+from benchmarks.http2_requests import DATA, WORD, RequestBlocks, frame
+from engine import grpcio_transport, service
 from engine.calls import Calls
 from engine.errors import UsageError
 from engine.health import Health, standard_services
@@ -28,6 +29,8 @@ from engine.worker import TRANSPORTS
 
 ECHO, LONG = "/test.Service/Echo", "/test.Service/Long"
 LIMIT = 100_000
+SETTINGS = 4
+"""The kind of HTTP/2's frame."""
 
 
 class Served:
@@ -161,6 +164,27 @@ def test_a_call_that_waited_past_its_deadline_is_never_answered(transport: str) 
         until(lambda: server.calls.in_flight == 0)
 
 
+def test_a_call_that_cannot_be_in_time_is_refused_on_its_arrival(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(transport) as (server, method):
+        monkeypatch.setattr(server.calls, "seconds_expected", lambda path: 20.0)
+        began = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            method(ECHO)(b"too late", timeout=10)
+        assert time.monotonic() - began < 5
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(caught.value)
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        assert info.reason == "DEADLINE_TOO_SHORT"
+        assert method(ECHO)(b"no hurry", timeout=30) == b"no hurry"
+        assert method(ECHO)(b"none at all") == b"none at all"
+        until(lambda: server.calls.in_flight == 0)
+        assert server.asked == [b"no hurry", b"none at all"]
+        assert server.calls.metrics.refused == {"expired": 1}
+
+
 def test_a_cancelled_call_that_waited_is_not_answered_and_not_counted_for_ever(transport: str) -> None:
     with served(transport, threads=1) as (server, method):
         first = method(LONG).future(b"first", timeout=20)
@@ -244,6 +268,40 @@ def test_bytes_that_are_no_http2_do_no_harm(transport: str) -> None:
         with socket.create_connection((host, int(port))) as nonsense:
             nonsense.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 100)
         assert method(ECHO)(b"x", timeout=10) == b"x"
+
+
+def opened(address: str, n: int, path: str, half: bytes = b"") -> socket.socket:
+    """A connection with calls of which no message follows, or half of one."""
+    connection = socket.create_connection((address.rpartition(":")[0], int(address.rpartition(":")[2])), timeout=10)
+    blocks = RequestBlocks(address, ())
+    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b"")
+    for stream in range(1, 2 * n, 2):
+        start, block = blocks.of(path)
+        data += start + WORD.pack(stream) + block + (frame(DATA, 0, stream, half) if half else b"")
+    connection.sendall(data)
+    return connection
+
+
+@pytest.mark.parametrize("half", [b"", b"\0\0\0\0\x09half"])
+def test_calls_whose_message_never_comes_hold_up_nobody(transport: str, half: bytes) -> None:
+    """Of a server with two threads: twenty such calls, each of which a thread would have waited for, stopped it."""
+    with served(transport) as (server, method), opened(server.address, 20, ECHO, half):
+        if transport == "grpcio":
+            until(lambda: server.calls.in_flight == 20)
+        for n in range(20):
+            assert method(ECHO)(b"%d" % n, timeout=5) == b"%d" % n
+    until(lambda: server.calls.in_flight == 0)
+
+
+def test_calls_whose_message_never_comes_lose_their_place_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served("grpcio", most=4) as (server, method), opened(server.address, 4, ECHO):
+        until(lambda: server.calls.in_flight == 4)
+        assert code_of(lambda: method(ECHO)(b"x", timeout=5)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        monkeypatch.setattr(grpcio_transport, "MESSAGE_SECONDS", 0.0)
+        assert code_of(lambda: method(ECHO)(b"x", timeout=5)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        until(lambda: server.calls.in_flight == 0)
+        monkeypatch.undo()
+        assert method(ECHO)(b"x", timeout=5) == b"x"
 
 
 @pytest.mark.parametrize(
