@@ -1,7 +1,7 @@
 """An hour of mixed load with errors and cancellations: does memory stay flat?
 
-Users, carts, batches, similar items and requests that are wrong, at a quarter of the saturation; a tenth of the calls is
-cancelled (RST_STREAM) a millisecond after it was sent. Every slice of the load is a row: what became of its calls,
+Users, carts, batches, similar items and requests that are wrong, at a quarter of the saturation; a tenth of the calls
+is cancelled (RST_STREAM) a millisecond after it was sent. Every slice of the load is a row: what became of its calls,
 latencies, and the memory afterwards. Checked by tests/test_faults_benchmark.py.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from nearcart.v1 import recommendation_pb2 as wire
 from google.protobuf.message import Message
+from nearcart.v1 import recommendation_pb2 as wire
 
 from benchmarks.fault_setting import CONNECTIONS, SMALL, Rows, Setting, percentiles, saturation
 from benchmarks.http2_requests import Request

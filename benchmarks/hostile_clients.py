@@ -2,9 +2,9 @@
 
     python -m benchmarks.hostile_clients KIND HOST:PORT
 
-Prints "ready", runs until its standard input ends, and then prints what it did as one line of JSON. Bytes are made beforehand and sent
-in small portions, because the process shares a core with the load whose latency is measured. Checked by
-tests/test_faults_benchmark.py.
+Prints "ready", runs until its standard input ends, and then prints what it did as one line of JSON. Bytes are made
+beforehand and sent in small portions, because the process shares a core with the load whose latency is measured.
+Checked by tests/test_faults_benchmark.py.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ For benchmarks.faults. Sizes are in bytes, times in seconds. Checked by tests/te
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import sys
@@ -80,7 +79,7 @@ class WatchedServer:
 
     def open_files(self) -> int:
         """File descriptors of the server and its workers."""
-        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.pid, *self.worker_pids()))
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (self.pid, *self.worker_pids()))
 
     def resident_bytes(self) -> float:
         """Of all workers, by their metrics."""

@@ -32,6 +32,9 @@ _FORGET_SECONDS = 1.0
 moment would refuse calls for ever."""
 _SMOOTHING = 0.05
 """Share of the newest answer in the mean time of one."""
+_DEVIATIONS = 4.0
+"""Mean deviations above the mean time that an answer is given: with none, in an overload every other answer that was
+computed came just too late, and goodput was half of the peak (benchmarks.faults --only overload)."""
 
 
 class Calls:
@@ -59,6 +62,7 @@ class Calls:
         self._most, self._concurrency, self._guard = most, concurrency, guard
         self._names = {path: path.rpartition("/")[2] for path in self.methods}
         self._seconds = dict.fromkeys(self.methods, 0.0)
+        self._deviations = dict.fromkeys(self.methods, 0.0)
         self._answered_at = dict.fromkeys(self.methods, -math.inf)
         self._closed = False
         self._lock = threading.Lock()
@@ -132,7 +136,7 @@ class Calls:
         """Whether a call cannot be answered in time after `before` others."""
         if seconds_left <= 0:
             return True
-        if seconds_left >= self._seconds[path] * (1 + before):
+        if seconds_left >= self._seconds[path] * (1 + before) + _DEVIATIONS * self._deviations[path]:
             return False
         return self.clock() - self._answered_at[path] < _FORGET_SECONDS
 
@@ -147,6 +151,7 @@ class Calls:
     def _measure(self, path: str, started: float, ended: float, seconds: float) -> None:
         mean = self._seconds[path]
         if started - self._answered_at[path] >= _FORGET_SECONDS:
-            mean = min(mean, seconds)
+            mean, self._deviations[path] = min(mean, seconds), 0.0
         self._seconds[path] = mean + _SMOOTHING * (seconds - mean)
+        self._deviations[path] += _SMOOTHING * (abs(seconds - mean) - self._deviations[path])
         self._answered_at[path] = ended
