@@ -33,7 +33,7 @@ test: setup lint types  ## lint, types and the whole suite
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m 'not slow' $(KERNEL_TESTS)
 
 # The kernels once more as plain Python, where an index out of bounds is an error instead of a wrong number.
-KERNEL_TESTS := $(addprefix tests/test_,byte_products.py cooccurrence.py eigenbasis.py giant_rows.py ids.py item_regression.py pruned_scan.py quantized_scan.py rotation.py row_solver.py scoring.py session_scan.py sparse_rows.py sparse_scan.py stored_users.py table_lookups.py vector_table.py wire_columns.py)
+KERNEL_TESTS := $(addprefix tests/test_,byte_products.py cooccurrence.py eigenbasis.py giant_rows.py ids.py item_regression.py pruned_scan.py quantized_scan.py rotation.py row_solver.py scoring.py session_scan.py sparse_rows.py sparse_scan.py table_lookups.py vector_table.py wire_columns.py)
 
 test-slow: setup  ## the checks that take long
 	$(BIN)/python -m pytest -m slow
