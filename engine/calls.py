@@ -34,7 +34,7 @@ _SMOOTHING = 0.05
 """Share of the newest answer in the mean time of one."""
 _DEVIATIONS = 4.0
 """Mean deviations above the mean time that an answer is given: with none, in an overload every other answer that was
-computed came just too late, and goodput was half of the peak (benchmarks.faults --only overload)."""
+computed came just too late, and goodput was half of the peak."""
 
 
 class Calls:
