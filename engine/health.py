@@ -5,11 +5,16 @@ Kept honest by tests/test_server.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+_REFLECTION_THREADS = 2
+"""Streams of reflection that are answered at once; others wait."""
 
 
 class Health:
@@ -60,5 +65,22 @@ def standard_services(health_of: Health, name: str) -> list[Callable[[grpc.Serve
     names = name, health.SERVICE_NAME, reflection.SERVICE_NAME
     return [
         lambda server: health_pb2_grpc.add_HealthServicer_to_server(health_of.servicer, server),
-        lambda server: reflection.enable_server_reflection(names, server),
+        lambda server: reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), server),
     ]
+
+
+class _Reflection:
+    """The stock servicer, in threads of its own: a stream holds one for as long as a client keeps it open, and whoever
+    asks for health must not wait for that."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        servicer = reflection.ReflectionServicer(names)
+
+        def reflect(requests: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from servicer.ServerReflectionInfo(requests, context)
+
+        # Where grpcio looks for a pool.
+        reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
+            _REFLECTION_THREADS, "nearcart-reflection"
+        )
+        self.ServerReflectionInfo = reflect

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 class WorkerGone(Exception):
     """The process ended before it answered."""
 
+    def __init__(self) -> None:
+        super().__init__("its process ended")
+
 
 class RemoteWorker:
     """Thread-safe. The process has a group of its own: a Ctrl-C at the terminal is this process's to hear."""
@@ -38,6 +41,7 @@ class RemoteWorker:
         self._lock = threading.Lock()
         self._asked: dict[int, Future[Any]] = {}
         self._is_gone = False
+        self._ended = threading.Event()
         self._write({"options": values_of(options), "log_format": log_format, "place": place})
         threading.Thread(target=self._read, name="nearcart-worker-answers", daemon=True).start()
 
@@ -62,8 +66,10 @@ class RemoteWorker:
         """`send`, and wait. Raises WorkerGone, NearcartError."""
         return self.send(command, value).result()
 
-    def wait(self) -> str:
-        """Wait for its end, and say how it ended."""
+    def wait(self, seconds: float | None = None) -> str | None:
+        """Wait for its end, and say how it ended; None where it goes on after so long."""
+        if not self._ended.wait(seconds):
+            return None
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -98,6 +104,7 @@ class RemoteWorker:
                 self._process.stdin.close()
         for each in asked.values():
             each.set_exception(WorkerGone())
+        self._ended.set()
 
     def _settle(self, answer: dict[str, Any]) -> None:
         with self._lock:

@@ -53,7 +53,7 @@ class ServerOptions:
 
     `workers` answer as `worker` says; `drain_seconds` pass between health saying NOT_SERVING and the refusal of new
     calls, for load balancers to notice; `poll_seconds` between looks at CURRENT, 0 never. Ranges are checked at the
-    flags, in `engine.commands`, and nowhere else.
+    flags, in `engine.serve_command`, and nowhere else.
     """
 
     releases: Path

@@ -43,7 +43,12 @@ def main(make: Callable[[WorkerOptions], Serving] | None = None) -> None:
         from engine.worker import opened_worker  # which the other side of this module need not load
 
         make = opened_worker
-    _Process(make(options_of(first["options"])), answers).follow(commands)
+    try:
+        worker = make(options_of(first["options"]))
+    except NearcartError as error:  # a file of tokens, a package that is not there
+        _answer(answers, {"id": json.loads(commands.readline())["id"], **_told(error)})
+    else:
+        _Process(worker, answers).follow(commands)
     # At once: Python's own way out waits for every thread, however long it works.
     logging.shutdown()
     os._exit(0)
@@ -62,6 +67,15 @@ def values_of(options: WorkerOptions) -> dict[str, Any]:
     return {name: str(each) if isinstance(each, Path) else each for name, each in dataclasses.asdict(options).items()}
 
 
+def _told(error: NearcartError) -> dict[str, str]:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _answer(answers: TextIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
 class _Process:
     """Follows commands, several at a time."""
 
@@ -74,6 +88,7 @@ class _Process:
             "start": lambda _: worker.start(),
             "load": self._load,
             "serve": self._serve,
+            "ping": lambda _: None,
             "forget": lambda _: self._loaded.clear(),
             "healthy": worker.set_healthy,
             "drain": lambda _: worker.drain(),
@@ -82,28 +97,29 @@ class _Process:
         }
 
     def follow(self, lines: TextIO) -> None:
-        with ThreadPoolExecutor(_THREADS, "nearcart-command") as threads:
-            for line in lines:
-                threads.submit(self._follow, json.loads(line))
+        """Until they end; what is still being followed then is nobody's business any more, and not waited for."""
+        threads = ThreadPoolExecutor(_THREADS, "nearcart-command")
+        for line in lines:
+            threads.submit(self._follow, json.loads(line))
 
     def _follow(self, command: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"id": command["id"]}
         try:
             answer["value"] = self._commands[command["do"]](command.get("with"))
         except NearcartError as error:
-            answer["error"], answer["message"] = type(error).__name__, str(error)
+            answer.update(_told(error))
         except Exception as error:  # the other side waits for an answer
             logger.exception("the command %s failed", command["do"])
             answer["error"], answer["message"] = "ServerError", f"{command['do']}: {error!r}; the log has the details"
         with self._writing:
-            self._answers.write(json.dumps(answer) + "\n")
-            self._answers.flush()
+            _answer(self._answers, answer)
 
     def _bind(self, _: object) -> str:
         self._worker.bind()
         return self._worker.address
 
     def _load(self, path: str) -> str:
+        self._loaded.clear()  # a release that was loaded, and then not promoted
         loaded = self._worker.load(Path(path))
         self._loaded[path] = loaded
         return loaded.release_id

@@ -17,6 +17,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
@@ -253,6 +254,24 @@ def test_health_is_answered_while_every_thread_works(transport: str) -> None:
 def test_reflection_names_the_services(transport: str) -> None:
     with served(transport) as (server, _), grpc.insecure_channel(server.address) as channel:
         assert {service.NAME, "grpc.health.v1.Health"} <= set(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+
+def test_streams_of_reflection_that_stay_open_keep_nobody_from_asking_for_health(transport: str) -> None:
+    with served(transport) as (server, _), grpc.insecure_channel(server.address) as channel:
+        leave = threading.Event()
+
+        def silent() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            leave.wait(30)
+
+        streams = [reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(silent()) for _ in range(8)]
+        next(streams[0])
+        try:
+            assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1
+        finally:
+            leave.set()
+            for each in streams:
+                each.cancel()
 
 
 def test_metadata_beyond_the_limit_is_refused_and_others_pass(transport: str) -> None:

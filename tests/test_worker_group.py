@@ -6,11 +6,14 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,7 +23,7 @@ from nearcart.v1 import recommendation_pb2_grpc
 
 from engine import worker_group
 from engine.client import Client
-from engine.errors import ClientError, ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError
+from engine.errors import ClientError, ReleaseCorrupt, ReleaseError, ReleaseNotFound, ServerError, UsageError
 from engine.remote_worker import RemoteWorker, WorkerGone
 from engine.serving import WorkerOptions
 from engine.worker_group import WorkerGroup
@@ -32,7 +35,7 @@ import sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}, {str(TESTS.parent / "proto")!r}]
 from pathlib import Path
 from fake_backend import FakeReleases, FakeSnapshot
-from engine.errors import ClientError, ReleaseCorrupt
+from engine.errors import ClientError, ReleaseCorrupt, UsageError
 from engine.worker import Worker
 from engine.worker_process import main
 
@@ -44,6 +47,10 @@ releases = FakeReleases(FakeSnapshot("release 1"), FakeSnapshot("release 2"))
 def opened(path, watch):
     if path.name == "corrupt":
         raise ReleaseCorrupt("bad file")
+    if path.name == "long":
+        import time
+        (directory / "loading").touch()
+        time.sleep(120)
     if path.name == "deadly":
         import os
         os._exit(7)
@@ -51,7 +58,12 @@ def opened(path, watch):
     releases.path(path.name)
     return releases.open(path)
 
-main(lambda options: Worker(options, opened))
+def made(options):
+    if (directory / "misused").exists():
+        raise UsageError("--tokens holds nonsense")
+    return Worker(options, opened)
+
+main(made)
 """
 
 
@@ -159,13 +171,138 @@ def test_clients_see_nothing_of_killed_workers(tmp_path: Path) -> None:
         assert not errors
 
 
-def test_a_load_that_kills_every_worker_is_an_error_and_the_old_release_comes_back(tmp_path: Path) -> None:
+def test_a_release_that_kills_a_worker_is_tried_on_no_other(tmp_path: Path) -> None:
     with group_of(tmp_path) as group:
         serve(group, "release 1")
-        with pytest.raises(ReleaseError, match="no worker could load deadly"):
+        other = group._slots[1].worker
+        with pytest.raises(ReleaseError, match="worker 0 ended while it loaded deadly"):
             group.load(Path("deadly"))
-        until(lambda: group.n_restarts == 2 and all(slot.worker is not None for slot in group._slots))
+        until(lambda: group.n_restarts == 1 and group._slots[0].worker is not None)
+        assert group._slots[1].worker is other
         assert release_ids(group) == {"release 1"}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_group, "PING_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(worker_group, "SILENT_SECONDS", 2.0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "told",
+    [lambda group: group.set_healthy(False), lambda group: serve(group, "release 2"), lambda group: group.drain()],
+    ids=["healthy", "serve", "drain"],
+)
+def test_a_worker_that_hangs_holds_up_nothing_for_long(tmp_path: Path, told: Callable[[WorkerGroup], None]) -> None:
+    with group_of(tmp_path) as group:
+        serve(group, "release 1")
+        hanging = group._slots[1].worker
+        assert hanging is not None
+        os.kill(hanging.pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(told, group).result(20)
+        until(lambda: group._slots[1].worker not in (None, hanging))
+        assert len({each["release_id"] for each in group.figures()}) == 1
+
+
+def test_a_worker_that_starts_has_the_port_only_when_it_can_answer(tmp_path: Path) -> None:
+    with group_of(tmp_path) as group:
+        serve(group, "release 1")
+        group._serving = worker_group._Loaded("long", Path("long"))
+        worker = group._slots[0].worker
+        assert worker is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        until(lambda: (tmp_path / "loading").exists())
+        assert release_ids(group) == {"release 1"}, "nobody reaches the one that loads"
+        starting = group._slots[0].starting
+        assert starting is not None
+        group.stop(1)
+        assert starting.wait(5) == "signal 9"
+
+
+def test_a_worker_that_is_loading_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    worker = RemoteWorker((sys.executable, "-c", PROGRAM, str(tmp_path)), WorkerOptions(), 0, "text")
+    loading = worker.send("load", "long")
+    until(lambda: (tmp_path / "loading").exists())
+    assert worker._process.stdin is not None
+    worker._process.stdin.close()
+    assert worker.wait(10) == "exit code 0"
+    with pytest.raises(WorkerGone):
+        loading.result()
+
+
+def test_what_a_worker_cannot_be_made_of_is_told_and_tried_again(tmp_path: Path) -> None:
+    with group_of(tmp_path) as group:
+        serve(group, "release 1")
+        (tmp_path / "misused").touch()
+        other = WorkerGroup(WorkerOptions(address="127.0.0.1:0"), 1, group._command)
+        with pytest.raises(UsageError, match="--tokens holds nonsense"):
+            other.start()
+        worker = group._slots[0].worker
+        assert worker is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        until(lambda: group.n_restarts >= 2)
+        (tmp_path / "misused").unlink()
+        until(lambda: group._slots[0].worker is not None)
+        assert release_ids(group) == {"release 1"}
+
+
+def test_a_worker_that_ended_a_thousand_times_is_still_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_group, "MOST_DELAY_SECONDS", 0.0)
+    ends = 0
+
+    def fill(slot: object) -> None:
+        nonlocal ends
+        ends += 1
+        if ends < 1_100:
+            raise OSError(11, "no more processes")
+        group._stopped.set()
+
+    group = WorkerGroup(WorkerOptions(), 1)
+    monkeypatch.setattr(group, "fill", fill)
+    group._slots[0].worker = RemoteWorker((sys.executable, "-c", ""), WorkerOptions(), 0, "text")
+    group._slots[0]._watch()
+    assert ends == 1_100
+
+
+def test_a_worker_that_cannot_serve_what_the_others_do_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with group_of(tmp_path) as group:
+        serve(group, "release 1")
+        loaded = group.load(Path("release 2"))
+        worker, other = (slot.worker for slot in group._slots)
+        assert worker is not None
+        send = worker.send
+
+        def told(command: str, value: object = None) -> Future[Any]:
+            return send(command, "corrupt" if command == "serve" else value)
+
+        monkeypatch.setattr(worker, "send", told)
+        group.serve(loaded)
+        until(lambda: group._slots[0].worker not in (None, worker))
+        assert group._slots[1].worker is other
+        assert release_ids(group) == {"release 2"}
+
+
+def test_the_port_is_taken_over_from_connections_that_another_server_left(tmp_path: Path) -> None:
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        where = listening.getsockname()
+        client = socket.create_connection(where)
+        listening.accept()[0].close()  # the side that closes first keeps the port
+        assert client.recv(1) == b""
+        client.close()
+    group = WorkerGroup(WorkerOptions(address=f"127.0.0.1:{where[1]}"), 1)
+    group.bind()
+    with pytest.raises(ServerError, match="in use"):
+        WorkerGroup(WorkerOptions(address=group.address), 1).bind()
+    group.stop(0)
 
 
 def test_workers_that_end_again_and_again_are_reported_and_started_ever_less_often(
