@@ -80,12 +80,6 @@ class CallMetrics:
                 "batches": self.batches.figures(),
             }
 
-    @property
-    def n_calls(self) -> int:
-        """Calls answered or refused since the start."""
-        with self._lock:
-            return self.calls.total()
-
     def refuse(self, method: str, code: str, reason: str) -> None:
         """A call that was refused on its arrival."""
         with self._lock:

@@ -35,7 +35,7 @@ class GrpcioTransport:
     def __init__(
         self, calls: Calls, options: TransportOptions, register: Sequence[Register], prepare: Callable[[], None]
     ) -> None:
-        self._options = options
+        self._calls, self._options = calls, options
         self._pool = _CallPool(options.threads, calls, prepare)
         # What answers health and reflection, which must not wait for recommendations.
         self._aside = ThreadPoolExecutor(_ASIDE_THREADS, "nearcart-aside")
@@ -88,7 +88,7 @@ class GrpcioTransport:
     @property
     def is_busy(self) -> bool:
         """As the protocol says."""
-        return self._pool.n_working > 0
+        return self._calls.in_flight > 0
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -175,7 +175,6 @@ class _CallPool(ThreadPoolExecutor):
 
     def __init__(self, threads: int, calls: Calls, prepare: Callable[[], None]) -> None:
         super().__init__(1)  # its own thread never starts: nothing is submitted to it
-        self.n_working = 0
         self._calls, self._prepare = calls, prepare
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._local = threading.local()
@@ -210,12 +209,10 @@ class _CallPool(ThreadPoolExecutor):
     def _serve(self) -> None:
         self._prepare()
         while (work := self._waiting.get()) is not None:
-            self.n_working += 1
             self._local.arrived = work.arrived
             try:
                 work.run()
             finally:
-                self.n_working -= 1
                 self._calls.leave()
                 work.finish()
 

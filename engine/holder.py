@@ -284,6 +284,7 @@ class SnapshotHolder:
 
     def _follow(self) -> None:
         """Reload when CURRENT changes; a release that failed is tried again, ever less often."""
+        gentle_thread()
         failed_id: str | None = None  # "" is a CURRENT that names nothing
         retry_at, delay_seconds = 0.0, 0.0
         while not self._wait(self._poll_seconds):

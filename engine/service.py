@@ -12,6 +12,7 @@ import datetime
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -31,7 +32,8 @@ from engine.wire_columns import columns_of_each
 if TYPE_CHECKING:
     from engine.stored_users import Answered
 
-Query = TypeVar("Query")
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
 _SERVICE = wire.DESCRIPTOR.services_by_name["RecommendationService"]
 NAME = _SERVICE.full_name
 """The service's full name, as health and reflection use it."""
@@ -90,29 +92,29 @@ class RecommendationService:
 
     def RecommendForUser(self, request: wire.RecommendForUserRequest) -> bytes:  # noqa: N802 - the wire's, as the others
         """See the .proto."""
-        return self._answer_one(
-            wire.RecommendForUserResponse,
+        return self._answer(
             request,
             requests.user_query,
             lambda snapshot, query: snapshot.recommend_for_users([query])[0],
+            partial(_one, wire.RecommendForUserResponse, request.include_titles),
         )
 
     def RecommendForCart(self, request: wire.RecommendForCartRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        return self._answer_one(
-            wire.RecommendForCartResponse,
+        return self._answer(
             request,
             requests.cart_query,
             lambda snapshot, query: snapshot.recommend_for_carts([query])[0],
+            partial(_one, wire.RecommendForCartResponse, request.include_titles),
         )
 
     def RecommendSimilarItems(self, request: wire.RecommendSimilarItemsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        return self._answer_one(
-            wire.RecommendSimilarItemsResponse,
+        return self._answer(
             request,
             requests.similar_query,
             lambda snapshot, query: snapshot.similar_items(query),
+            partial(_one, wire.RecommendSimilarItemsResponse, request.include_titles),
         )
 
     def BatchRecommendForUsers(self, request: wire.BatchRecommendForUsersRequest) -> bytes:  # noqa: N802
@@ -123,11 +125,11 @@ class RecommendationService:
         read = time.perf_counter()
         answered = None if plain is None else snapshot.answer_users(*plain)
         if answered is None:
-            return self._answer_many(
-                wire.BatchRecommendForUsersResponse,
+            return self._answer(
                 request,
                 requests.user_queries,
                 lambda snapshot, queries: snapshot.recommend_for_users(queries),
+                partial(_many, wire.BatchRecommendForUsersResponse),
             )
         searched = time.perf_counter()
         rest = wire.BatchRecommendForUsersResponse(
@@ -141,11 +143,11 @@ class RecommendationService:
 
     def BatchRecommendForCarts(self, request: wire.BatchRecommendForCartsRequest) -> bytes:  # noqa: N802
         """See the .proto."""
-        return self._answer_many(
-            wire.BatchRecommendForCartsResponse,
+        return self._answer(
             request,
             requests.cart_queries,
             lambda snapshot, queries: snapshot.recommend_for_carts(queries),
+            partial(_many, wire.BatchRecommendForCartsResponse),
         )
 
     def GetRelease(self, request: wire.GetReleaseRequest) -> wire.GetReleaseResponse:  # noqa: N802
@@ -164,36 +166,21 @@ class RecommendationService:
         response.created_at.FromDatetime(created_at if created_at.tzinfo else created_at.replace(tzinfo=datetime.UTC))
         return response
 
-    def _answer_one(
+    def _answer(
         self,
-        response: type[Any],
         request: Any,
-        read_query: Callable[[Any], Query],
-        ask: Callable[[ServedSnapshot, Query], Answer],
+        read: Callable[[Any], Asked],
+        ask: Callable[[ServedSnapshot, Asked], Given],
+        write: Callable[[ServedSnapshot, Given], bytes],
     ) -> bytes:
+        """From a request to the bytes of its response, with a look at the clock between."""
         begun = time.perf_counter()
-        snapshot, query = self._snapshot(request.release_id), read_query(request)
-        read = time.perf_counter()
-        answer = ask(snapshot, query)
+        snapshot, asked = self._snapshot(request.release_id), read(request)
+        was_read = time.perf_counter()
+        given = ask(snapshot, asked)
         searched = time.perf_counter()
-        written = _one(response, snapshot, answer, request.include_titles)
-        self._metrics.staged(begun, read, searched, time.perf_counter())
-        return written
-
-    def _answer_many(
-        self,
-        response: type[Any],
-        request: Any,
-        read_queries: Callable[[Any], list[Query]],
-        ask: Callable[[ServedSnapshot, list[Query]], list[Answer]],
-    ) -> bytes:
-        begun = time.perf_counter()
-        snapshot, queries = self._snapshot(request.release_id), read_queries(request)
-        read = time.perf_counter()
-        answers = ask(snapshot, queries)
-        searched = time.perf_counter()
-        written = _many(response, snapshot, answers)
-        self._metrics.staged(begun, read, searched, time.perf_counter())
+        written = write(snapshot, given)
+        self._metrics.staged(begun, was_read, searched, time.perf_counter())
         return written
 
     def _recommend_for_each_user(self, payloads: Sequence[bytes]) -> list[Outcome]:
@@ -247,7 +234,7 @@ def _endings(release_id: str) -> tuple[bytes, bytes]:
     return personal, popular
 
 
-def _one(response: type[Any], snapshot: ServedSnapshot, answer: Answer, include_titles: bool) -> bytes:
+def _one(response: type[Any], include_titles: bool, snapshot: ServedSnapshot, answer: Answer) -> bytes:
     """The bytes of a response of one answer."""
     ids = Ids.of(answer.item_ids)
     rest = response(

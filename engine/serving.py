@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 Figures = Mapping[str, Any]
 """What a worker tells of itself, in JSON's values: see engine.worker.Worker.figures."""
-
-
 THREADS = {"grpcio": 4, "native": 1}
 """How many threads of a worker answer where nobody says otherwise, by its transport. A worker has one core. With one
 thread grpcio leaves it idle while it sends (4,700 to 6,200 empty calls a second, with four 7,000 to 7,700); threads
@@ -30,7 +28,7 @@ class WorkerOptions:
 
     address: str = "127.0.0.1:50051"
     transport: str = "grpcio"
-    threads: int = 4
+    threads: int = THREADS["grpcio"]
     max_in_flight: int = 1024
     max_concurrent_streams: int = 1024
     max_connection_age_seconds: float = 0.0

@@ -19,7 +19,6 @@ from engine.errors import ReleaseNotFound, ServerError
 from engine.grpcio_transport import GrpcioTransport
 from engine.health import Health, standard_services
 from engine.native_transport import NativeTransport
-from engine.priority import gentle_thread
 from engine.recall_sampling import RecallSampler
 from engine.service import ServedSnapshot
 from engine.serving import Figures, WorkerOptions
@@ -107,7 +106,6 @@ class Worker:
             if each.release_id == path.name:
                 return each
         self._prepare()
-        gentle_thread()
         snapshot = self._open(path, self._sampler if self._options.recall_sample_share else None)
         snapshot.warm()
         return snapshot

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.addresses import require_free
+from engine.addresses import held
 from engine.errors import NearcartError, ReleaseError, ServerError
 from engine.remote_worker import RemoteWorker, WorkerGone
 from engine.serving import Figures, WorkerOptions
@@ -67,25 +67,8 @@ class WorkerGroup:
         self._placeholder: socket.socket | None = None
 
     def bind(self) -> None:
-        """As the protocol says. The port is held by a socket that does not listen, so it gets no connections."""
-        host, _ = require_free(self._options.address, "--address")
-        family, kind, _, _, where = socket.getaddrinfo(
-            host.strip("[]"), self._options.address.rpartition(":")[2], type=socket.SOCK_STREAM
-        )[0]
-        self._placeholder = socket.socket(family, kind)
-        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Connections that a server without workers left behind keep the port for a minute otherwise. Only now:
-        # a program that wants the port while every worker is away must not get it.
-        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._placeholder.bind(where)
-        except OSError as error:
-            raise ServerError(
-                f"cannot listen on {self._options.address}: {error.strerror or error}. Choose another with --address "
-                "HOST:PORT"
-            ) from error
-        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        self.address = f"{host}:{self._placeholder.getsockname()[1]}"
+        """As the protocol says; the port is held while workers are away."""
+        self._placeholder, self.address = held(self._options.address, "--address")
         self._options = replace(self._options, address=self.address)
 
     def start(self) -> None:

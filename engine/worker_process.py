@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from engine.errors import NearcartError
 from engine.logs import set_up_logging
+from engine.priority import gentle_thread
 from engine.serving import Loaded, Serving, WorkerOptions
 
 _THREADS = 4
@@ -119,6 +120,7 @@ class _Process:
         return self._worker.address
 
     def _load(self, path: str) -> str:
+        gentle_thread()  # the other threads that follow commands are asked for little
         self._loaded.clear()  # a release that was loaded, and then not promoted
         loaded = self._worker.load(Path(path))
         self._loaded[path] = loaded

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: the small release, published once, and a copy to break."""
+"""Fixtures that several test files share: the small release, published once, and a copy to break; each transport."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def small_repository(shop, tmp_path_factory):
 @pytest.fixture(scope="session")
 def snapshot(small_repository):
     return Snapshot.open(small_repository.current_path())
+
+
+@pytest.fixture(scope="session")
+def native():
+    """For tests of what the extra brings alone."""
+    return pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
+
+
+@pytest.fixture(scope="session", params=["grpcio", "native"])
+def transport(request):
+    """The name of each transport that is installed."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+    return request.param
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_what_was_answered_is_counted_by_method_and_status():
     calls = slow(clock, 0.001)
     calls.answer(PATH, [b"x", b"", b"y"], [clock.now, clock.now - 0.5, clock.now])
     assert calls.metrics.calls == {("Method", "OK"): 2, ("Method", "RESOURCE_EXHAUSTED"): 1}
-    assert calls.metrics.n_calls == 3
+    assert calls.metrics.calls.total() == 3
     seconds = calls.metrics.seconds["Method"]
     assert seconds.buckets[(3000).bit_length()] == 2
     assert seconds.buckets[(503_000).bit_length()] == 1

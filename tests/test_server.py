@@ -385,13 +385,6 @@ def test_draining_says_not_serving_but_goes_on_answering_until_a_second_signal(
         assert process.wait(60) == 0
 
 
-@pytest.fixture(params=["grpcio", "native"])
-def transport(request: pytest.FixtureRequest) -> str:
-    if request.param == "native":
-        pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
-    return str(request.param)
-
-
 def test_tokens_guard_both_services_by_role(transport: str, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("query question-question-1\nadmin administration-22\n")

@@ -38,9 +38,9 @@ def snapshot() -> FakeSnapshot:
     return FakeSnapshot()
 
 
-@pytest.fixture(scope="module", params=["grpcio", "native"])
-def server(request: pytest.FixtureRequest, snapshot: FakeSnapshot) -> Iterator[Server]:
-    with serving(FakeReleases(snapshot), transport=request.param) as server:
+@pytest.fixture(scope="module")
+def server(transport: str, snapshot: FakeSnapshot) -> Iterator[Server]:
+    with serving(FakeReleases(snapshot), transport=transport) as server:
         yield server
 
 

@@ -36,10 +36,7 @@ def traced(transport: str) -> Iterator[tuple[grpc.UnaryUnaryMultiCallable, InMem
         traces.stop()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_every_call_is_a_span_below_its_callers(transport: str) -> None:
-    if transport == "native":
-        pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
     with traced(transport) as (call, exporter, traces):
         call(b"x", timeout=10, metadata=[("traceparent", f"00-{TRACE}-{SPAN}-01")])
         call(b"y", timeout=10)
@@ -59,10 +56,7 @@ def test_every_call_is_a_span_below_its_callers(transport: str) -> None:
     assert abs(root.start_time - child.end_time) < 10e9
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_what_the_caller_does_not_sample_is_not_traced(transport: str) -> None:
-    if transport == "native":
-        pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
     with traced(transport) as (call, exporter, traces):
         call(b"x", timeout=10, metadata=[("traceparent", f"00-{TRACE}-{SPAN}-00")])
         traces._provider.force_flush()

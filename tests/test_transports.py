@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
@@ -20,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
+from waiting import until
 
 from engine import service
 from engine.calls import Calls
@@ -60,13 +60,6 @@ class Served:
         return list(payloads)
 
 
-@pytest.fixture(params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest) -> str:
-    if request.param == "native":
-        pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
-    return str(request.param)
-
-
 @contextlib.contextmanager
 def served(name: str, **options: object) -> Iterator[tuple[Served, Callable[..., grpc.UnaryUnaryMultiCallable]]]:
     """A served pair of methods, and what makes a callable of a path over one channel."""
@@ -86,14 +79,6 @@ def code_of(call: Callable[[], object]) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value.code()  # type: ignore[no-any-return, attr-defined]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process or thread is about to do."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_many_calls_at_once_get_their_own_answers(transport: str) -> None:
@@ -151,8 +136,7 @@ def test_errors_of_methods_and_guards_cost_no_thread(transport: str, monkeypatch
             until(lambda: server.calls.in_flight == 0 and not server.transport.is_busy)
 
 
-def test_a_thread_that_receives_may_find_that_another_one_took_what_it_received() -> None:
-    pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
+def test_a_thread_that_receives_may_find_that_another_one_took_what_it_received(native: object) -> None:
     calls = Calls({ECHO: list})
     calls.answer(ECHO, [b""], [calls.clock()])  # quick, as far as it knows
     transport = NativeTransport(calls, TransportOptions(threads=2), [], lambda: None)
@@ -313,8 +297,9 @@ def test_bytes_that_are_no_http2_do_no_harm(transport: str) -> None:
         ({"credentials": object()}, "plaintext only"),
     ],
 )
-def test_the_native_transport_refuses_what_it_cannot_do(options: dict[str, object], message: str) -> None:
-    pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
+def test_the_native_transport_refuses_what_it_cannot_do(
+    native: object, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         TRANSPORTS["native"](Calls({}), TransportOptions(**options), [], lambda: None)  # type: ignore[arg-type]
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from fake_backend import USERS, channel_to
 from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc
+from waiting import until
 
 from engine import worker_group
 from engine.client import Client
@@ -94,18 +94,7 @@ def release_ids(group: WorkerGroup, calls: int = 40) -> set[str]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for what another process is about to do."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize("transport", ["grpcio", "native"])
 def test_all_workers_answer_at_one_port_and_are_swapped_together(tmp_path: Path, transport: str) -> None:
-    if transport == "native":
-        pytest.importorskip("pygrpc_native", reason="the extra nearcart[native] is not installed")
     with group_of(tmp_path, 3, transport=transport) as group:
         serve(group, "release 1")
         assert release_ids(group) == {"release 1"}
