@@ -89,8 +89,26 @@ def test_a_worker_counts_its_calls() -> None:
         (figures,) = worker.figures()
         assert sorted(map(tuple, figures["calls"])) == [("GetRelease", "UNAVAILABLE", 1), ("RecommendForUser", "OK", 3)]
         assert sum(figures["stages"]["wait"]["buckets"]) == 4
+        assert [sum(figures["stages"][stage]["buckets"]) for stage in ("read", "search", "write")] == [3] * 3
         assert figures["resident_bytes"] > 1_000_000
         assert figures["release_id"] == "release 1"
+
+
+def test_stages_are_counted_whichever_way_a_call_is_answered(snapshot) -> None:
+    worker = Worker(WorkerOptions(address="127.0.0.1:0"), lambda path, watch: snapshot)
+    worker.bind()
+    worker.start()
+    try:
+        serve(worker, "release 1")
+        with channel_to(worker.address) as channel:
+            stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+            stub.RecommendForUser(wire.RecommendForUserRequest(user_id="u3"), timeout=10)
+            stub.RecommendForUser(wire.RecommendForUserRequest(user_id="u3", include_titles=True), timeout=10)
+            stub.BatchRecommendForUsers(wire.BatchRecommendForUsersRequest(user_ids=["u3", "u4"]), timeout=10)
+        (figures,) = worker.figures()
+        assert [sum(figures["stages"][stage]["buckets"]) for stage in ("read", "search", "write")] == [3] * 3
+    finally:
+        worker.stop(5)
 
 
 def test_memory_grows_with_what_is_kept() -> None:
