@@ -15,9 +15,8 @@ from pathlib import Path
 import grpc
 
 from engine.errors import ClientError
+from engine.tokens import HEADER
 
-HEADER = "authorization"
-"""The metadata key that a token is sent under, as `Bearer TOKEN`."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header may hold: printable ASCII, and no space within a token."""
 _EXPECTED = "expected one word of printable ASCII letters"
