@@ -114,24 +114,19 @@ def _contenders(
     in_process = InProcess(asked, Snapshot.open(release.directory), plan.times, plan.cores)
     yield {"server": "in process", "transport": "none"}, lambda repeat: in_process.rounds()
     requests, batches = asked.requests(), asked.batches(BATCH)
-    helped = subprocess.run([*_NEARCART, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     for transport in plan.transports:
+        everybody = {name: {"server": name, "transport": transport} for name in ("empty", "search", "full")}
+        if transport == "native" and not has_native():
+            yield from ((who, "pygrpc-native is not installed") for who in everybody.values())
+            continue
         for handler in ("empty", "search"):
-            who = {"server": handler, "transport": transport}
-            if transport == "native" and not has_native():
-                yield who, "pygrpc-native is not installed"
-                continue
             bare = bare_servers.command(handler, transport, release.directory, len(asked.ids))
             address = stack.enter_context(serving(plan.cores.server, bare))
             rounds = WireRounds(address, requests, None, plan.times, plan.cores)
-            yield who, lambda repeat, rounds=rounds: rounds.floor()
-        who = {"server": "full", "transport": transport}
-        if transport == "native" and ("--transport" not in helped or not has_native()):
-            yield who, "nearcart serve has no --transport, or pygrpc-native is not installed"
-            continue
-        address = stack.enter_context(serving(plan.cores.server, _full(plan, transport, release, helped)))
+            yield everybody[handler], lambda repeat, rounds=rounds: rounds.floor()
+        address = stack.enter_context(serving(plan.cores.server, _full(plan, transport, release)))
         full = WireRounds(address, requests, asked.recall_of_payloads, plan.times, plan.cores)
-        yield who, lambda repeat, full=full: _full_rounds(full, repeat, batches, asked)
+        yield everybody["full"], lambda repeat, full=full: _full_rounds(full, repeat, batches, asked)
     who = {"server": "milvus", "transport": "grpc-go"}
     if plan.milvus_venv is None:
         yield who, "no --milvus-venv"
@@ -149,10 +144,9 @@ def _full_rounds(full: WireRounds, repeat: int, batches: list, asked: AskedUsers
     yield from full.batches(batches, asked.recall_of_batches)
 
 
-def _full(plan: Plan, transport: str, release: Release, helped: str) -> list[str]:
+def _full(plan: Plan, transport: str, release: Release) -> list[str]:
     command = [*_NEARCART, "serve", "--releases", str(release.directory.parent), "--address", "127.0.0.1:0"]
-    if "--transport" in helped:
-        command += ["--transport", transport]
+    command += ["--transport", transport]
     if plan.concurrency is not None:
         command += ["--concurrency", str(plan.concurrency)]
     return command

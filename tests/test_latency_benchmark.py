@@ -115,11 +115,12 @@ def test_everybody_is_measured_or_says_why_not(rows):
     )
 
 
-def test_every_row_of_a_load_has_its_load_and_no_failed_call(rows):
+def test_every_row_of_a_load_has_its_load_and_no_call_fails_but_one_refused_for_the_load(rows):
     loads = [row for row in rows if row.get("loop") in ("open", "closed")]
     assert len(loads) >= 2 + 2 + 7
     for row in loads:
-        assert not row["errors"], row
+        # Arrivals do not wait for a machine that stands still: what is too much then is refused.
+        assert set(row["errors"]) <= ({"RESOURCE_EXHAUSTED"} if row["loop"] == "open" else set()), row
         assert row["achieved"] > 10
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["in_flight_mean"] <= row["in_flight_max"]
