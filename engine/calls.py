@@ -82,7 +82,7 @@ class Calls:
         with self._lock:
             if self._closed:
                 refusal, reason = _STOPPING, "stopping"
-            elif self.in_flight >= self._most:
+            elif self.is_full:
                 refusal, reason = self._overloaded, "overloaded"
             elif seconds_left is not None and self.is_too_late(path, seconds_left, self.in_flight / self._concurrency):
                 refusal, reason = self._too_late, "expired"
@@ -90,6 +90,13 @@ class Calls:
                 self.in_flight += 1
                 return None
         return self._refused(path, refusal, reason)
+
+    def stay(self, path: str, seconds_left: float) -> bool:
+        """Whether a call that was let in before its deadline was known can be in time; it has left if not."""
+        if not self.is_too_late(path, seconds_left, (self.in_flight - 1) / self._concurrency):
+            return True
+        self.leave()
+        return False
 
     def leave(self, n: int = 1) -> None:
         """So many calls are over."""
@@ -123,6 +130,11 @@ class Calls:
         if self.traces is not None:
             self.traces.answered(path, outcomes, arrived, parents, started, ended)
         return outcomes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else finds a place."""
+        return self.in_flight >= self._most
 
     def figures(self) -> dict[str, Any]:
         """What was counted, in JSON's values."""

@@ -1,21 +1,20 @@
 """The transport of grpcio: TLS, every kind of client, every option.
 
-grpcio hands each call to a pool of threads. Its own pool and its own limit would do, but for two things: a refusal by
-the limit carries no details, and one from the pool waits for a thread. So calls are refused where they arrive, on
-grpcio's polling thread, and the pool is a plain queue. Kept honest by tests/test_transports.py.
+grpcio hands each call to a pool of threads. Its own pool and its own limit would do, but for three things: a refusal by
+the limit carries no details, one from the pool waits for a thread, and a thread waits for the message of its call. So
+calls are refused where they arrive, on grpcio's polling thread, and engine.call_pool is a queue of calls whose message
+is there. Kept honest by tests/test_transports.py.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
 import grpc
 
+from engine.call_pool import HERE, CallPool
 from engine.calls import Calls
 from engine.keepalive import SERVER_OPTIONS
 from engine.methods import Outcome
@@ -36,7 +35,7 @@ class GrpcioTransport:
         self, calls: Calls, options: TransportOptions, register: Sequence[Register], prepare: Callable[[], None]
     ) -> None:
         self._calls, self._options = calls, options
-        self._pool = _CallPool(options.threads, calls, prepare)
+        self._pool = CallPool(options.threads, calls, prepare)
         # What answers health and reflection, which must not wait for recommendations.
         self._aside = ThreadPoolExecutor(_ASIDE_THREADS, "nearcart-aside")
         age_ms = round(options.max_connection_age_seconds * 1000)
@@ -94,8 +93,8 @@ class GrpcioTransport:
 class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a call, or one that refuses it: on grpcio's polling thread, before the message is read."""
 
-    def __init__(self, calls: Calls, pool: _CallPool) -> None:
-        self._calls = calls
+    def __init__(self, calls: Calls, pool: CallPool) -> None:
+        self._calls, self._pool = calls, pool
         self._by_path: dict[str, _Handler] = {
             path: grpc.unary_unary_rpc_method_handler(_Behaviour(path, calls, pool)) for path in calls.methods
         }
@@ -106,6 +105,7 @@ class _Handlers(grpc.GenericRpcHandler):
         handler = self._by_path.get(path)
         if handler is None:
             return None
+        self._pool.cut_off_silent()
         refusal = self._calls.enter(path, handler_call_details.invocation_metadata)
         return handler if refusal is None else _refusing(refusal)
 
@@ -113,18 +113,23 @@ class _Handlers(grpc.GenericRpcHandler):
 class _Behaviour:
     """Answers the calls of one method, each in a thread of the pool, which grpcio finds by the attribute's name."""
 
-    def __init__(self, path: str, calls: Calls, pool: _CallPool) -> None:
+    def __init__(self, path: str, calls: Calls, pool: CallPool) -> None:
         self.experimental_thread_pool = pool
-        self._path, self._calls, self._pool = path, calls, pool
+        self.path = path
+        self._calls, self._pool = calls, pool
+
+    def refuse(self, payload: bytes, context: grpc.ServicerContext) -> NoReturn:
+        """Say that no answer is possible in time."""
+        _abort(self._calls.late(self.path), context)
 
     def __call__(self, payload: bytes, context: grpc.ServicerContext) -> bytes:
         left = context.time_remaining()
-        if left is not None and self._calls.is_too_late(self._path, left):
-            outcome: Outcome = self._calls.late(self._path)
-        else:
-            traces = self._calls.traces
-            parents = () if traces is None else (traces.parent_in(context.invocation_metadata()),)
-            (outcome,) = self._calls.answer(self._path, [payload], [self._pool.arrived], parents)
+        if left is not None and self._calls.is_too_late(self.path, left):
+            self.refuse(payload, context)
+        traces = self._calls.traces
+        parents = () if traces is None else (traces.parent_in(context.invocation_metadata()),)
+        outcome: Outcome
+        (outcome,) = self._calls.answer(self.path, [payload], [self._pool.arrived], parents)
         return outcome if isinstance(outcome, bytes) else _abort(outcome, context)
 
 
@@ -142,90 +147,5 @@ def _refusing(refusal: Refusal) -> _Handler:
     def refuse(requests: object, context: grpc.ServicerContext) -> bytes:
         _abort(refusal, context)
 
-    refuse.experimental_thread_pool = _HERE  # type: ignore[attr-defined]
+    refuse.experimental_thread_pool = HERE  # type: ignore[attr-defined]
     return grpc.stream_unary_rpc_method_handler(refuse)
-
-
-class _Work:
-    """What grpcio wants of a Future: to be told when it is done."""
-
-    def __init__(self, run: Callable[[], object], arrived: float) -> None:
-        self.run, self.arrived = run, arrived
-        self._tell: Callable[[_Work], object] | None = None
-        self._done = False
-        self._lock = threading.Lock()
-
-    def add_done_callback(self, tell: Callable[[_Work], object]) -> None:
-        with self._lock:
-            self._tell = tell
-            if not self._done:
-                return
-        tell(self)
-
-    def finish(self) -> None:
-        with self._lock:
-            self._done = True
-            tell = self._tell
-        if tell is not None:
-            tell(self)
-
-
-class _CallPool(ThreadPoolExecutor):
-    """Threads that answer calls which were let in, and let them out; grpcio takes nothing but this class for a pool."""
-
-    def __init__(self, threads: int, calls: Calls, prepare: Callable[[], None]) -> None:
-        super().__init__(1)  # its own thread never starts: nothing is submitted to it
-        self._calls, self._prepare = calls, prepare
-        self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._local = threading.local()
-        self._ours = [
-            threading.Thread(target=self._serve, name=f"nearcart-answer-{i}", daemon=True) for i in range(threads)
-        ]
-        for each in self._ours:
-            each.start()
-
-    @property
-    def n_waiting(self) -> int:
-        """Calls that no thread has taken up."""
-        return self._waiting.qsize()
-
-    @property
-    def arrived(self) -> float:
-        """When the call came that this thread works on, by the clock of the calls."""
-        return float(self._local.arrived)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Answer a call as soon as a thread is free."""
-        work = _Work(partial(fn, *args, **kwargs), self._calls.clock())
-        self._waiting.put(work)
-        return work
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end after what they work on."""
-        for _ in self._ours:
-            self._waiting.put(None)
-        super().shutdown(wait=wait)
-
-    def _serve(self) -> None:
-        self._prepare()
-        while (work := self._waiting.get()) is not None:
-            self._local.arrived = work.arrived
-            try:
-                work.run()
-            finally:
-                self._calls.leave()
-                work.finish()
-
-
-class _Here(ThreadPoolExecutor):
-    """A pool without threads: what is submitted is done at once."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Do it."""
-        work = _Work(partial(fn, *args, **kwargs), 0.0)
-        work.run()
-        work.finish()
-        return work
-
-
-_HERE = _Here(1)

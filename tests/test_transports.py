@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
@@ -21,7 +22,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 from waiting import until
 
-from engine import service
+from benchmarks.http2_requests import DATA, WORD, RequestBlocks, frame
+from engine import call_pool, service
 from engine.calls import Calls
 from engine.errors import UsageError
 from engine.health import Health, standard_services
@@ -31,6 +33,8 @@ from engine.worker import TRANSPORTS
 
 ECHO, LONG = "/test.Service/Echo", "/test.Service/Long"
 LIMIT = 100_000
+SETTINGS = 4
+"""The kind of HTTP/2's frame."""
 
 
 class Served:
@@ -187,6 +191,28 @@ def test_a_call_that_waited_past_its_deadline_is_never_answered(transport: str) 
         until(lambda: server.calls.in_flight == 0)
 
 
+def test_a_call_that_cannot_be_in_time_is_refused_on_its_arrival(transport: str) -> None:
+    with served(transport) as (server, method):
+        clock = iter([0.0, 20.0])
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(server.calls, "clock", lambda: next(clock))
+            server.calls.answer(ECHO, [b"slow"], [0.0])
+        server.calls._answered_at[ECHO] = time.monotonic() + 60  # and so it stays known
+        began = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            method(ECHO)(b"too late", timeout=0.9)
+        assert time.monotonic() - began < 0.8
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(caught.value)
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        assert info.reason == "DEADLINE_TOO_SHORT"
+        assert method(ECHO)(b"no hurry", timeout=300) == b"no hurry"
+        until(lambda: server.calls.in_flight == 0)
+        assert server.asked == [b"slow", b"no hurry"]
+        assert server.calls.metrics.refused == {"expired": 1}
+
+
 def test_a_cancelled_call_that_waited_is_not_answered_and_not_counted_for_ever(transport: str) -> None:
     with served(transport, threads=1) as (server, method):
         first = method(LONG).future(b"first", timeout=20)
@@ -288,6 +314,66 @@ def test_bytes_that_are_no_http2_do_no_harm(transport: str) -> None:
         with socket.create_connection((host, int(port))) as nonsense:
             nonsense.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 100)
         assert method(ECHO)(b"x", timeout=10) == b"x"
+
+
+def opened(address: str, n: int, path: str, half: bytes = b"") -> socket.socket:
+    """A connection with calls of which no message follows, or half of one."""
+    host, _, port = address.rpartition(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    blocks = RequestBlocks(address, ())
+    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b"")
+    for stream in range(1, 2 * n, 2):
+        start, block = blocks.of(path)
+        data += start + WORD.pack(stream) + block + (frame(DATA, 0, stream, half) if half else b"")
+    connection.sendall(data)
+    return connection
+
+
+@pytest.mark.parametrize("half", [b"", b"\0\0\0\0\x09half"])
+def test_calls_whose_message_never_comes_hold_up_nobody(transport: str, half: bytes) -> None:
+    """Of a server with two threads: twenty such calls, each of which a thread would wait for."""
+    with served(transport) as (server, method), opened(server.address, 20, ECHO, half):
+        if transport == "grpcio":
+            until(lambda: server.calls.in_flight == 20)
+        for n in range(20):
+            assert method(ECHO)(b"%d" % n, timeout=5) == b"%d" % n
+    until(lambda: server.calls.in_flight == 0)
+
+
+def test_calls_whose_message_never_comes_lose_their_place_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served("grpcio") as (server, method), opened(server.address, 4, ECHO):
+        until(lambda: server.calls.in_flight == 4)
+        assert method(ECHO)(b"x", timeout=5) == b"x"
+        assert server.calls.in_flight >= 4
+        monkeypatch.setattr(call_pool, "MESSAGE_SECONDS", 0.0)
+        assert method(ECHO)(b"y", timeout=5) == b"y"
+        until(lambda: server.calls.in_flight == 0)
+
+
+def test_calls_whose_message_does_not_come_yield_their_place_where_all_are_taken() -> None:
+    with served("grpcio", most=4) as (server, method), opened(server.address, 4, ECHO):
+        until(lambda: server.calls.in_flight == 4)
+        time.sleep(call_pool.MESSAGE_SECONDS_WHEN_FULL)
+        assert code_of(lambda: method(ECHO)(b"x", timeout=5)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        until(lambda: server.calls.in_flight == 0)
+        assert method(ECHO)(b"x", timeout=5) == b"x"
+
+
+def test_a_grpcio_that_looks_other_inside_costs_what_this_is_for_and_a_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert call_pool.knows_grpcio()
+    monkeypatch.setitem(call_pool._INSIDE, "_receive_message", ("state", "call"))
+    with served("grpcio") as (server, method):
+        assert [each.message for each in caplog.records] == [
+            f"grpcio {grpc.__version__} is newer than this server: silent clients hold up its threads"
+        ]
+        assert method(ECHO)(b"x", timeout=5) == b"x"
+        with opened(server.address, 2, ECHO):
+            until(lambda: server.calls.in_flight == 2 and server.transport.n_waiting == 0)
+            waiting = method(ECHO).future(b"y", timeout=20)
+            until(lambda: server.transport.n_waiting == 1)
+        assert waiting.result() == b"y"
 
 
 @pytest.mark.parametrize(
