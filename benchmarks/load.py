@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pool, json_format, message_factory
 from nearcart.v1 import recommendation_pb2  # noqa: F401 - so that its messages are known
+from numpy.typing import NDArray
 
 from benchmarks.bare_servers import PATH, command, has_native
 from benchmarks.call_sender import RECONNECT_SECONDS, CallOptions, Sender
@@ -50,8 +51,28 @@ def open_loop(
     """Poisson arrivals of `rate` calls a second. Raises OSError where nobody listens at HOST:PORT."""
     generator = np.random.default_rng(seed)
     length = options.warmup_seconds + seconds
-    due = np.cumsum(generator.exponential(1 / rate, int(rate * length + 6 * math.sqrt(rate * length) + 10)))
-    due = due[due < length]
+    due = arrivals(generator, rate, length)
+    return timed_loop(address, requests, due, rate, length, generator, connections, options)
+
+
+def arrivals(generator: np.random.Generator, rate: float, seconds: float) -> NDArray[np.float64]:
+    """Times from 0 on, at which a Poisson process of `rate` a second asks."""
+    due = np.cumsum(generator.exponential(1 / rate, int(rate * seconds + 6 * math.sqrt(rate * seconds) + 10)))
+    return due[due < seconds]
+
+
+def timed_loop(
+    address: str,
+    requests: Sequence[Request],
+    due: NDArray[np.float64],
+    rate: float,
+    length: float,
+    generator: np.random.Generator,
+    connections: int = 4,
+    options: CallOptions = _PLAIN,
+) -> Calls:
+    """Calls at the times `due`, rising seconds up to `length`; `rate` is what the row says was offered, `generator`
+    draws what is cancelled. Raises OSError where nobody listens at HOST:PORT."""
     with Sender(address, requests, connections, options, generator) as sender:
         began = time.perf_counter() + 0.001
         times = (due + began).tolist()

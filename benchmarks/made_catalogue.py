@@ -106,13 +106,17 @@ def made_shop(n_items: int = 1_000_000, factors: int = 128, seed: int = 30) -> S
     n_clusters = max(2, n_items // _CLUSTER_ITEMS)
     clusters = generator.integers(0, n_clusters, n_items)
     vectors = _in_eigenbasis(_items(n_items, factors, clusters, n_clusters, generator))
-    spectrum = np.einsum("nd,nd->d", vectors, vectors, dtype=np.float64).astype(np.float32)
-    options = AlsOptions()
-    encoder = RidgeEncoder(
-        vectors, spectrum, _BACKGROUND / n_items, options.regularization, options.regularization_exponent
-    )
     popularity = np.einsum("nd,nd->n", vectors, vectors) ** (_POPULARITY / 2)
-    return Shop(encoder, popularity, _histories(popularity, clusters, n_clusters, generator))
+    return Shop(_encoder(vectors), popularity, _histories(popularity, clusters, n_clusters, generator))
+
+
+def level_shop(n_items: int, factors: int, seed: int = 30) -> Shop:
+    """The worst there is for a search that prunes: items of equal norms, in all directions alike, all as popular."""
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((n_items, factors), dtype=np.float32)
+    vectors *= (_NORM / np.linalg.norm(vectors, axis=1)).astype(np.float32)[:, np.newaxis]
+    popularity, clusters = np.ones(n_items), np.zeros(n_items, dtype=np.int64)
+    return Shop(_encoder(_in_eigenbasis(vectors)), popularity, _histories(popularity, clusters, 1, generator))
 
 
 def made_catalogue(n_items: int = 1_000_000, factors: int = 128, seed: int = 30) -> Catalogue:
@@ -128,6 +132,14 @@ def made_catalogue(n_items: int = 1_000_000, factors: int = 128, seed: int = 30)
 
     sizes = np.array([len(history) for history in histories])
     return catalogue_of("made", shop.encoder, shop.popularity, sizes, users, bag)
+
+
+def _encoder(vectors: Vectors) -> RidgeEncoder:
+    spectrum = np.einsum("nd,nd->d", vectors, vectors, dtype=np.float64).astype(np.float32)
+    options = AlsOptions()
+    return RidgeEncoder(
+        vectors, spectrum, _BACKGROUND / len(vectors), options.regularization, options.regularization_exponent
+    )
 
 
 def _items(n: int, d: int, clusters: NDArray[np.int64], n_clusters: int, generator: np.random.Generator) -> Vectors:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.catalogues import folded_in
 from benchmarks.http2_requests import Request
-from benchmarks.made_catalogue import made_shop
+from benchmarks.made_catalogue import Shop, made_shop
 from benchmarks.search_quality import Truth, exact
 from engine.histories import Histories
 from engine.ids import IdTable
@@ -47,12 +47,16 @@ _INDEX_SECONDS = 10.0
 
 def publish_made(releases: Path, n_items: int, factors: int) -> Release:
     """Make a shop and publish its release with the index that `nearcart train` would choose; it is promoted."""
-    shop = made_shop(n_items, factors)
-    histories = shop.histories
+    return publish_shop(releases, made_shop(n_items, factors), IndexPlan(AUTO))
+
+
+def publish_shop(releases: Path, shop: Shop, plan: IndexPlan) -> Release:
+    """Publish the release of a shop that was made; it is promoted."""
+    histories, encoder = shop.histories, shop.encoder
+    n_items, factors = encoder.item_vectors.shape
     indptr = np.cumsum([0, *map(len, histories)]).astype(np.int64)
     entries = np.concatenate(histories).astype(np.int32)
     by_user = Csr(indptr, entries, np.ones(len(entries), dtype=np.float32), n_columns=n_items)
-    encoder = shop.encoder
     embeddings = Embeddings(
         user_vectors=folded_in(encoder, histories),
         item_vectors=encoder.item_vectors,
@@ -76,7 +80,7 @@ def publish_made(releases: Path, n_items: int, factors: int) -> Release:
         contents,
         Learned(embeddings),
         {"made": {"items": n_items, "factors": factors}},
-        plan=IndexPlan(AUTO),
+        plan=plan,
         promised_recall=_PROMISED_RECALL,
         promote=True,
         vectors=FLOAT32,

@@ -57,9 +57,17 @@ class ServerFailed(Exception):
     """A server ended before it answered; with its own words."""
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server's process, and the first line that it printed: its address."""
+
+    address: str
+    pid: int
+
+
 @contextmanager
-def serving(core: int, command: Sequence[str]) -> Iterator[str]:
-    """The address that a server prints when it answers; it is ended afterwards. Raises ServerFailed."""
+def running(core: int, command: Sequence[str]) -> Iterator[Running]:
+    """A server, from when it printed its address; it is ended afterwards. Raises ServerFailed."""
     with (
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(pinned(core, command), cwd=ROOT, stdout=subprocess.PIPE, stderr=words, text=True) as server,
@@ -71,7 +79,14 @@ def serving(core: int, command: Sequence[str]) -> Iterator[str]:
                 status = server.wait(_STOP_SECONDS)
                 words.seek(0)
                 raise ServerFailed(f"{' '.join(command)} ended with {status}:\n{words.read()}")
-            yield address
+            yield Running(address, server.pid)
         finally:
             server.terminate()
             server.communicate(timeout=_STOP_SECONDS)
+
+
+@contextmanager
+def serving(core: int, command: Sequence[str]) -> Iterator[str]:
+    """As `running`: the address alone."""
+    with running(core, command) as server:
+        yield server.address
