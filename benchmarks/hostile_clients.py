@@ -1,10 +1,8 @@
 """Clients that break the rules, each kind in a process of its own; benchmarks.fault_hostile starts and ends them.
 
-    python -m benchmarks.hostile_clients KIND HOST:PORT
-
-Prints "ready", runs until its standard input ends, and then prints what it did as one line of JSON. Bytes are made
-beforehand and sent in small portions, because the process shares a core with the load whose latency is measured.
-Checked by tests/test_faults_benchmark.py.
+`main` takes a kind and HOST:PORT, prints "ready", runs until its standard input ends, and then prints what it did as
+one line of JSON. Bytes are made beforehand and sent in small portions, because the process shares a core with the load
+whose latency is measured. Checked by tests/test_faults_benchmark.py.
 """
 
 from __future__ import annotations
@@ -242,7 +240,3 @@ def main() -> None:
         turn()
     held = len(attack.connections)
     print(json.dumps({"opened": attack.opened, "refused": attack.refused, "held": held, "hostile_calls": attack.calls}))
-
-
-if __name__ == "__main__":
-    main()

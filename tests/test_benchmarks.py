@@ -14,9 +14,10 @@ from benchmarks.training_tables import epochs_to
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py") if '"__main__"' in path.read_text())
+SLOW = ("carts", "faults", "latency")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in NAMES))
 def test_a_quick_run_writes_its_rows(name, tmp_path):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(tmp_path / "rows.jsonl")]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

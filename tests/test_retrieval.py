@@ -76,7 +76,8 @@ def history_of(shop, user_id):
 
 
 def known_rows(shop, item_ids):
-    return {shop.item_ids.index(item_id) for item_id in item_ids if item_id in shop.item_ids}
+    rows = {item_id: row for row, item_id in enumerate(shop.item_ids)}
+    return {rows[item_id] for item_id in item_ids if item_id in rows}
 
 
 def unknown_ids(shop, item_ids):
