@@ -17,7 +17,7 @@ NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py") if 
 SLOW = ("carts", "faults", "latency")
 
 
-@pytest.mark.parametrize("name", (pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in NAMES))
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in NAMES])
 def test_a_quick_run_writes_its_rows(name, tmp_path):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(tmp_path / "rows.jsonl")]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
