@@ -6,9 +6,9 @@
 Releases of made shops (items x factors); users are asked for in turn. The server has one core with all its threads, the
 load has another. For each size and transport: a server that answers nothing ("empty"), one that makes the same search
 in its handler and returns an answer encoded beforehand ("search"), and `nearcart serve` ("full"), each at saturation
-(closed loop, 4 connections with 8 calls in flight) and with one call in flight; the full one also at shares of its
-saturation (open loop: Poisson arrivals, latency from the intended time of sending, benchmarks/load.py) and in batches
-of 64. In this process, on the server's core: the search alone, and the whole answer. All of that in turn, several
+(closed loop, 4 connections with 8 calls in flight), with one call in flight, and at shares of its saturation (open
+loop: Poisson arrivals, latency from the intended time of sending, benchmarks/load.py); the full one also in batches of
+64. In this process, on the server's core: the search alone, and the whole answer. All of that in turn, several
 times. Recall is that of the answers that were timed, against brute force, by score. The summary is computed from the
 rows: medians over the repeats, and how far they lie apart.
 
@@ -32,7 +32,7 @@ from typing import Any
 
 from benchmarks import bare_servers
 from benchmarks.bare_servers import TRANSPORTS, has_native
-from benchmarks.latency_rounds import BATCH, InProcess, Rows, Times, WireRounds
+from benchmarks.latency_rounds import BATCH, FLOOR_SHARES, SHARES, InProcess, Rows, Times, WireRounds
 from benchmarks.latency_tables import print_summary, told
 from benchmarks.made_release import AskedUsers, K, publish_made
 from benchmarks.milvus_rival import MilvusFailed, MilvusRival
@@ -123,7 +123,7 @@ def _contenders(
             bare = bare_servers.command(handler, transport, release.directory, len(asked.ids))
             address = stack.enter_context(serving(plan.cores.server, bare))
             rounds = WireRounds(address, requests, None, plan.times, plan.cores)
-            yield everybody[handler], lambda repeat, rounds=rounds: rounds.floor()
+            yield everybody[handler], lambda repeat, rounds=rounds: rounds.rounds(FLOOR_SHARES, repeat)
         address = stack.enter_context(serving(plan.cores.server, _full(plan, transport, release)))
         full = WireRounds(address, requests, asked.recall_of_payloads, plan.times, plan.cores)
         yield everybody["full"], lambda repeat, full=full: _full_rounds(full, repeat, batches, asked)
@@ -140,7 +140,7 @@ def _contenders(
 
 
 def _full_rounds(full: WireRounds, repeat: int, batches: list, asked: AskedUsers) -> Rows:
-    yield from full.all(seed=repeat)
+    yield from full.rounds(SHARES, repeat)
     yield from full.batches(batches, asked.recall_of_batches)
 
 

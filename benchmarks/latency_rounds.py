@@ -25,6 +25,8 @@ from engine.retrieval import Snapshot
 BATCH = 64
 SHARES = (0.25, 0.5, 0.75, 0.9)
 """Of the rate at saturation, for the open loops."""
+FLOOR_SHARES = SHARES[:2]
+"""Those whose tails are judged: what the stack and the machine make of them without the server."""
 ONE_IN_FLIGHT, SATURATION, BATCHES = "one in flight", "saturation", f"batches of {BATCH}"
 _CONNECTIONS, _IN_FLIGHT = 4, 8
 _KEPT = 7
@@ -57,23 +59,17 @@ class WireRounds:
     times: Times
     cores: Cores
 
-    def floor(self) -> Rows:
-        """At saturation, and one call at a time."""
+    def rounds(self, shares: Sequence[float], seed: int) -> Rows:
+        """At saturation, one call at a time, and open loops at shares of the saturation that was found just before."""
+        saturation = 0.0
         with on_core(self.cores.load):
             for what, connections, in_flight in ((SATURATION, _CONNECTIONS, _IN_FLIGHT), (ONE_IN_FLIGHT, 1, 1)):
                 calls = closed_loop(
                     self.address, self.requests, self.times.seconds, connections, in_flight, self.times.options
                 )
+                saturation = max(saturation, calls.achieved)
                 yield {"measured": what, **self.told(calls)}
-
-    def all(self, seed: int) -> Rows:
-        """As `floor`, and open loops at shares of the saturation that was found just before."""
-        saturation = 0.0
-        for row in self.floor():
-            saturation = max(saturation, row["achieved"])
-            yield row
-        with on_core(self.cores.load):
-            for share in SHARES:
+            for share in shares:
                 rate = share * saturation
                 calls = open_loop(
                     self.address, self.requests, rate, self.times.seconds, seed, _CONNECTIONS, self.times.options

@@ -1,4 +1,4 @@
-"""The tables of benchmarks.latency, computed from its raw rows: medians over the repeats and the issue's ratios.
+"""The tables of benchmarks.latency, computed from its raw rows: medians over the repeats, and the ratios that a server is judged by.
 
 Checked by tests/test_latency_benchmark.py.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency_rounds import BATCH, BATCHES, ONE_IN_FLIGHT, SATURATION
+from benchmarks.latency_rounds import BATCH, BATCHES, FLOOR_SHARES, ONE_IN_FLIGHT, SATURATION
 
 BESIDE_US = 45.0
 """What everything but the search may cost of a core, over the native transport."""
@@ -70,9 +70,10 @@ def _of_transport(rows: Sequence[RawRow], transport: str, search: float, batched
     full, bare = median("full", SATURATION, "achieved"), median("search", SATURATION, "achieved")
     p50 = median("full", ONE_IN_FLIGHT, "p50_ms")
     tails = {
-        f"p99_over_p50_at_{share:g}": median("full", f"open loop at {share:g}", "p99_ms")
-        / median("full", f"open loop at {share:g}", "p50_ms")
-        for share in (0.25, 0.5)
+        f"{prefix}p99_over_p50_at_{share:g}": median(server, f"open loop at {share:g}", "p99_ms")
+        / median(server, f"open loop at {share:g}", "p50_ms")
+        for share in FLOOR_SHARES
+        for prefix, server in (("", "full"), ("bare_", "search"), ("empty_", "empty"))
     }
     return {
         "empty_calls": median("empty", SATURATION, "achieved"),

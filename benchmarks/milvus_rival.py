@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.http2_requests import Request
-from benchmarks.latency_rounds import Rows, Times, WireRounds
+from benchmarks.latency_rounds import SHARES, Rows, Times, WireRounds
 from benchmarks.made_release import AskedUsers, K
 from benchmarks.pinned_servers import ROOT, Cores, on_core
 
@@ -99,7 +99,7 @@ class MilvusRival:
         encoded = self._ask(do="encode", ef=self._ef)["requests"]
         requests = [Request(_SEARCH, base64.b64decode(each)) for each in encoded]
         rounds = WireRounds(address, requests, self._judge, self._times, self._cores)
-        for row in rounds.all(seed=repeat):
+        for row in rounds.rounds(SHARES, repeat):
             yield {**self._facts, "ef": self._ef, **row}
         self._ask(do="stop")
 
