@@ -1,4 +1,4 @@
-"""The tables of benchmarks.latency, computed from its raw rows: medians over the repeats, and the ratios that a server is judged by.
+"""The tables of benchmarks.latency, computed from its raw rows: medians over the repeats, and what is judged by them.
 
 Checked by tests/test_latency_benchmark.py.
 """
