@@ -43,7 +43,7 @@ proto: setup  ## regenerate the Python of the wire
 
 bench: setup  ## every benchmark, small
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
-	for each in index_build ingest open_release defaults quality recall training warm_start new_items part_costs carts sessions blends load latency faults; do $(BIN)/python -m benchmarks.$$each --quick || exit 1; done
+	for each in index_build ingest open_release defaults quality recall training warm_start new_items part_costs carts sessions blends load latency server_costs faults; do $(BIN)/python -m benchmarks.$$each --quick || exit 1; done
 
 demo: setup  ## train on the bundled shop, serve, ask
 	$(BIN)/nearcart demo

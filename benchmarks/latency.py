@@ -36,13 +36,12 @@ from benchmarks.latency_rounds import BATCH, FLOOR_SHARES, SHARES, InProcess, Ro
 from benchmarks.latency_tables import print_summary, told
 from benchmarks.made_release import AskedUsers, K, publish_made
 from benchmarks.milvus_rival import MilvusFailed, MilvusRival
-from benchmarks.pinned_servers import Cores, serving
+from benchmarks.pinned_servers import NEARCART, Cores, serving
 from benchmarks.raw_rows import write_rows
 from engine.libraries import use_one_thread
 from engine.release import Release
 from engine.retrieval import Snapshot
 
-_NEARCART = (sys.executable, "-m", "engine.cli")
 Measure = Callable[[int], Rows]
 """One turn; gets its number."""
 
@@ -145,7 +144,7 @@ def _full_rounds(full: WireRounds, repeat: int, batches: list, asked: AskedUsers
 
 
 def _full(plan: Plan, transport: str, release: Release) -> list[str]:
-    command = [*_NEARCART, "serve", "--releases", str(release.directory.parent), "--address", "127.0.0.1:0"]
+    command = [*NEARCART, "serve", "--releases", str(release.directory.parent), "--address", "127.0.0.1:0"]
     command += ["--transport", transport]
     if plan.concurrency is not None:
         command += ["--concurrency", str(plan.concurrency)]

@@ -50,15 +50,18 @@ def publish_made(releases: Path, n_items: int, factors: int) -> Release:
     return publish_shop(releases, made_shop(n_items, factors), IndexPlan(AUTO))
 
 
-def publish_shop(releases: Path, shop: Shop, plan: IndexPlan) -> Release:
-    """Publish the release of a shop that was made; it is promoted."""
-    histories, encoder = shop.histories, shop.encoder
+def publish_shop(releases: Path, shop: Shop, plan: IndexPlan, n_users: int | None = None) -> Release:
+    """Publish the release of a shop that was made; it is promoted. With `n_users` its users come again and again."""
+    encoder, n_made = shop.encoder, len(shop.histories)
+    n_users = n_made if n_users is None else n_users
+    made = np.arange(n_users) % n_made
+    histories = [shop.histories[user] for user in made.tolist()]
     n_items, factors = encoder.item_vectors.shape
     indptr = np.cumsum([0, *map(len, histories)]).astype(np.int64)
     entries = np.concatenate(histories).astype(np.int32)
     by_user = Csr(indptr, entries, np.ones(len(entries), dtype=np.float32), n_columns=n_items)
     embeddings = Embeddings(
-        user_vectors=folded_in(encoder, histories),
+        user_vectors=folded_in(encoder, shop.histories)[made],
         item_vectors=encoder.item_vectors,
         spectrum=encoder.spectrum,
         unobserved_weight=encoder.unobserved_weight,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+NEARCART = (sys.executable, "-m", "engine.cli")
+"""The command line, in a process of its own."""
 _PIN = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a benchmark that is killed leaves no server behind

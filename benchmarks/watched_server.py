@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.pinned_servers import running
+from benchmarks.pinned_servers import NEARCART, running
 
-_NEARCART = (sys.executable, "-m", "engine.cli")
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _FETCH_SECONDS = 10.0
@@ -87,11 +85,13 @@ class WatchedServer:
 
 
 @contextmanager
-def watched(core: int, releases: Path, transport: str, *flags: str) -> Iterator[WatchedServer]:
+def watched(
+    core: int, releases: Path, transport: str, *flags: str, program: Sequence[str] = NEARCART
+) -> Iterator[WatchedServer]:
     """Serve the releases on a core. Raises ServerFailed."""
     admin, metrics = _free_addresses(2)
     serve = ("serve", "--releases", str(releases), "--address", "127.0.0.1:0", "--transport", transport)
-    command = [*_NEARCART, *serve, "--admin-address", admin, "--metrics-address", metrics, *flags]
+    command = [*program, *serve, "--admin-address", admin, "--metrics-address", metrics, *flags]
     with running(core, command) as server:
         yield WatchedServer(server.address, admin, metrics, server.pid)
 

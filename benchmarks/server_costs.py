@@ -1,0 +1,211 @@
+"""What does `nearcart serve` cost beside its answers: to start, in memory for each worker, and for its metrics?
+
+    python -m benchmarks.server_costs [--items 1000000] [--factors 128] [--users 5000000] [--workers 4] [--repeats 5]
+        [--seconds 5] [--quick] [--json FILE]
+
+A made release of that size is published; its files stay in the page cache. Starting is timed from before the process
+is there to the first answer, imports included, on one core; the first answer, over a connection that asked for health
+before, is held against those around the hundredth. Memory is what the kernel calls proportional (Pss: a page that n
+processes map counts as an n-th for each), of all processes, after two thousand users were asked for, with one worker
+and with several. Metrics are scraped every second, and a server that counts nothing takes turns with the real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from benchmarks.bare_servers import has_native
+from benchmarks.http2_requests import Request
+from benchmarks.load import CallOptions, closed_loop
+from benchmarks.made_catalogue import made_shop
+from benchmarks.made_release import AskedUsers, publish_shop
+from benchmarks.pinned_servers import NEARCART, Cores, on_core
+from benchmarks.raw_rows import write_rows
+from benchmarks.watched_server import WatchedServer, watched
+from engine.libraries import use_one_thread
+from engine.plan import AUTO, IndexPlan
+
+_ASKED = 2_000
+_ANSWERS = 200
+_SCRAPE_SECONDS = 1.0
+_COUNTING_NOTHING = """
+import sys
+from engine import call_metrics
+for name in ("answered", "staged"):
+    setattr(call_metrics.CallMetrics, name, lambda *arguments, **named: None)
+from engine.cli import main
+sys.exit(main())
+"""
+Rows = Iterator[dict[str, Any]]
+
+
+def main() -> None:
+    arguments = _arguments()
+    use_one_thread()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="nearcart-costs-") as folder:
+        began = time.perf_counter()
+        shop = made_shop(arguments.items, arguments.factors)
+        release = publish_shop(Path(folder), shop, IndexPlan(AUTO), n_users=arguments.users)
+        size = sum(path.stat().st_size for path in release.directory.rglob("*") if path.is_file())
+        print(f"published {size / 1e9:.2f} GB in {time.perf_counter() - began:.0f} s", flush=True)
+        common = {"items": arguments.items, "factors": arguments.factors, "users": arguments.users, "bytes": size}
+        requests = AskedUsers.of(release, _ASKED).requests()
+        for row in _measured(arguments, Path(folder), requests):
+            print("  ".join(f"{name} {_text(value)}" for name, value in row.items()), flush=True)
+            rows.append({**common, **row})
+    _print_summary(rows)
+    if arguments.json:
+        write_rows(arguments.json, rows)
+
+
+def _measured(arguments: argparse.Namespace, folder: Path, requests: Sequence[Request]) -> Rows:
+    cores = Cores.of_this_machine()
+    for transport in ("grpcio", "native") if has_native() else ("grpcio",):
+        for repeat in range(arguments.repeats):
+            yield {"measured": "start", "transport": transport, "repeat": repeat, **_start(cores, folder, transport)}
+        for workers in (1, arguments.workers):
+            yield {"measured": "memory", "transport": transport, "workers": workers} | _memory(
+                cores, folder, transport, requests, workers
+            )
+        for repeat in range(arguments.repeats):
+            for counts in (True, False) if repeat % 2 else (False, True):
+                rate = _rate(cores, folder, transport, requests, arguments.seconds, counts=counts)
+                yield {
+                    "measured": "metrics",
+                    "transport": transport,
+                    "repeat": repeat,
+                    "counts": counts,
+                    "achieved": rate,
+                }
+
+
+def _start(cores: Cores, folder: Path, transport: str) -> dict[str, Any]:
+    """From nothing to the first answer, and the answers that follow, one at a time."""
+    began = time.perf_counter()
+    with watched(cores.server, folder, transport) as server, on_core(cores.load):
+        bound = time.perf_counter() - began
+        with grpc.insecure_channel(server.address) as channel:
+            # A client's own first call is no business of the server's.
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+            ask = channel.unary_unary("/nearcart.v1.RecommendationService/RecommendForUser")
+            took = []
+            for user in range(_ANSWERS):
+                asked = time.perf_counter()
+                ask(b"\x0a\x0c" + f"user-{user:07}".encode(), timeout=10)
+                took.append(time.perf_counter() - asked)
+                if not user:
+                    first = time.perf_counter() - began
+    return {
+        "bound_seconds": bound,
+        "first_answer_seconds": first,
+        "first_ms": took[0] * 1e3,
+        "hundredth_ms": float(np.median(took[90:110])) * 1e3,
+    }
+
+
+def _memory(cores: Cores, folder: Path, transport: str, requests: Sequence[Request], workers: int) -> dict[str, Any]:
+    with watched(cores.server, folder, transport, "--workers", str(workers)) as server, on_core(cores.load):
+        closed_loop(server.address, requests, 3.0, connections=8 * workers, in_flight=1)
+        pids = [server.pid, *server.worker_pids()]
+        sizes = [_sizes(pid) for pid in pids]
+    return {
+        "processes": len(pids),
+        "pss_bytes": sum(each["Pss"] for each in sizes),
+        "pss_file_bytes": sum(each["Pss_File"] for each in sizes),
+        "pss_anonymous_bytes": sum(each["Pss_Anon"] for each in sizes),
+        "rss_bytes": sum(each["Rss"] for each in sizes),
+    }
+
+
+def _sizes(pid: int) -> dict[str, int]:
+    """What the kernel says of a process's memory, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(size.split()[0]) * 1024 for name, _, size in (line.partition(":") for line in lines)}
+
+
+def _rate(
+    cores: Cores, folder: Path, transport: str, requests: Sequence[Request], seconds: float, *, counts: bool
+) -> float:
+    """Calls a second at saturation."""
+    program = NEARCART if counts else (sys.executable, "-c", _COUNTING_NOTHING)
+    options = CallOptions(warmup_seconds=min(1.0, seconds / 4))
+    over = threading.Event()
+    with watched(cores.server, folder, transport, program=program) as server, on_core(cores.load):
+        scraping = threading.Thread(target=_scrape, args=(server, over))
+        if counts:
+            scraping.start()
+        row = closed_loop(server.address, requests, seconds, options=options).row()
+        over.set()
+        if counts:
+            scraping.join()
+    assert not row["errors"], row["errors"]
+    return float(row["achieved"])
+
+
+def _scrape(server: WatchedServer, over: threading.Event) -> None:
+    while not over.wait(_SCRAPE_SECONDS):
+        server.metrics()
+
+
+def _print_summary(rows: Sequence[dict[str, Any]]) -> None:
+    print()
+    for transport in dict.fromkeys(row["transport"] for row in rows):
+        chosen = [row for row in rows if row["transport"] == transport]
+        starts = [row for row in chosen if row["measured"] == "start"]
+        for name in ("bound_seconds", "first_answer_seconds", "first_ms", "hundredth_ms"):
+            _print_spread(f"{transport}: {name}", [row[name] for row in starts])
+        for row in chosen:
+            if row["measured"] == "memory":
+                share = row["pss_bytes"] / row["bytes"]
+                print(
+                    f"{transport}: {row['workers']} workers: Pss {row['pss_bytes'] / 2**20:,.0f} MiB, of files "
+                    f"{row['pss_file_bytes'] / 2**20:,.0f}; {share:.2f} of the release"
+                )
+        rates = {
+            counts: [row["achieved"] for row in chosen if row["measured"] == "metrics" and row["counts"] is counts]
+            for counts in (True, False)
+        }
+        if rates[True]:
+            pairs = [1 - counted / free for counted, free in zip(rates[True], rates[False], strict=True)]
+            _print_spread(f"{transport}: what metrics cost, share of the calls", pairs)
+
+
+def _print_spread(name: str, values: Sequence[float]) -> None:
+    print(f"{name}: median {np.median(values):.3g}, {min(values):.3g} to {max(values):.3g} ({len(values)})")
+
+
+def _text(value: object) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1_000_000, help="default: %(default)s")
+    parser.add_argument("--factors", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--users", type=int, default=5_000_000, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=4, help="whose memory is held against one's")
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a load (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="small and short: checks that the benchmark runs")
+    parser.add_argument("--json", type=Path, help="write the raw rows here")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.items, arguments.factors, arguments.users = 2_000, 16, 3_000
+        arguments.workers, arguments.repeats, arguments.seconds = 2, 1, 0.5
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
