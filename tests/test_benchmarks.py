@@ -14,7 +14,7 @@ from benchmarks.training_tables import epochs_to
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py") if '"__main__"' in path.read_text())
-SLOW = ("carts", "faults", "latency")
+SLOW = ("carts", "faults", "latency", "server_costs")
 
 
 @pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in NAMES])
