@@ -28,8 +28,10 @@ from engine.calls import Calls
 
 MESSAGE_SECONDS = 10.0
 """A call whose message has not come by then is cut off: it has a place among those that are let in."""
-MESSAGE_SECONDS_WHEN_FULL = 0.05
+MESSAGE_SECONDS_WHEN_FULL = 1.0
 """The same where others find no place: whoever sends nothing yields his."""
+_STALL_SECONDS = 0.1
+"""Of the time between two calls no more counts: while a process stands still no message is received, though it came."""
 _INSIDE = {
     "_receive_message": ("state", "call", "request_deserializer"),
     "_is_rpc_state_active": ("state",),
@@ -65,6 +67,7 @@ class CallPool(ThreadPoolExecutor):
             _log.warning("grpcio %s is newer than this server: silent clients hold up its threads", grpc.__version__)
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._newest: deque[_Work] = deque()
+        self._looked, self._age = calls.clock(), 0.0
         self._local = threading.local()
         self._ours = [
             threading.Thread(target=self._serve, name=f"nearcart-answer-{i}", daemon=True) for i in range(threads)
@@ -96,7 +99,7 @@ class CallPool(ThreadPoolExecutor):
             return HERE.submit(fn, respond, event, state, behaviour.refuse, bytes, *codecs)
         message = partial(_message, state, wait_for_message)
         answer = partial(fn, respond, event, state, behaviour, message, *codecs)
-        work = _Work(answer, self._calls.clock(), event.call.cancel)
+        work = _Work(answer, self._calls.clock(), self._age, event.call.cancel)
         take = inside._receive_message(state, event.call, codecs[0])
 
         def received(happened: object) -> Any:
@@ -112,9 +115,12 @@ class CallPool(ThreadPoolExecutor):
 
     def cut_off_silent(self) -> None:
         """End the calls whose message does not come. By one thread at a time, grpcio's."""
-        patience = MESSAGE_SECONDS_WHEN_FULL if self._calls.is_full else MESSAGE_SECONDS
-        newest, oldest_allowed = self._newest, self._calls.clock() - patience
-        while newest and (newest[0].is_received or newest[0].arrived < oldest_allowed):
+        now = self._calls.clock()
+        self._age += min(now - self._looked, _STALL_SECONDS)
+        self._looked = now
+        newest = self._newest
+        born_before = self._age - (MESSAGE_SECONDS_WHEN_FULL if self._calls.is_full else MESSAGE_SECONDS)
+        while newest and (newest[0].is_received or newest[0].born < born_before):
             work = newest.popleft()
             if not work.is_received:
                 work.cut_off()
@@ -137,10 +143,19 @@ class CallPool(ThreadPoolExecutor):
 
 
 class _Work:
-    """What grpcio wants of a Future: to be told when it is done. `cut_off` ends the call."""
+    """What grpcio wants of a Future: to be told when it is done. `cut_off` ends the call.
 
-    def __init__(self, run: Callable[[], object], arrived: float, cut_off: Callable[[], object] = lambda: None) -> None:
-        self.run, self.arrived, self.cut_off = run, arrived, cut_off
+    It came at `arrived` by the clock of the calls, and when the pool was `born` seconds old.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[], object],
+        arrived: float,
+        born: float = 0.0,
+        cut_off: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.run, self.arrived, self.born, self.cut_off = run, arrived, born, cut_off
         self.is_received = False
         self._tell: Callable[[_Work], object] | None = None
         self._done = False

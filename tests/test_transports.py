@@ -350,13 +350,25 @@ def test_calls_whose_message_never_comes_lose_their_place_after_a_while(monkeypa
         until(lambda: server.calls.in_flight == 0)
 
 
-def test_calls_whose_message_does_not_come_yield_their_place_where_all_are_taken() -> None:
+def test_calls_whose_message_does_not_come_yield_their_place_where_all_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_pool, "MESSAGE_SECONDS_WHEN_FULL", 0.0)
     with served("grpcio", most=4) as (server, method), opened(server.address, 4, ECHO):
         until(lambda: server.calls.in_flight == 4)
-        time.sleep(call_pool.MESSAGE_SECONDS_WHEN_FULL)
         assert code_of(lambda: method(ECHO)(b"x", timeout=5)) is grpc.StatusCode.RESOURCE_EXHAUSTED
         until(lambda: server.calls.in_flight == 0)
         assert method(ECHO)(b"x", timeout=5) == b"x"
+
+
+def test_a_server_that_stood_still_does_not_take_its_callers_for_silent_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served("grpcio", most=4) as (server, method), opened(server.address, 4, ECHO):
+        until(lambda: server.calls.in_flight == 4)
+        clock = server.calls.clock
+        monkeypatch.setattr(server.calls, "clock", lambda: clock() + 3600)
+        for _ in range(3):
+            assert code_of(lambda: method(ECHO)(b"x", timeout=5)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert server.calls.in_flight == 4
 
 
 def test_a_grpcio_that_looks_other_inside_costs_what_this_is_for_and_a_line_of_the_log(
