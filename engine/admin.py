@@ -6,6 +6,7 @@ Kept honest by tests/test_admin.py.
 
 from __future__ import annotations
 
+import logging
 import time
 
 from nearcart.v1 import admin_pb2 as wire
@@ -30,6 +31,7 @@ _VERIFICATIONS = {
     Verification.PASSED: wire.VERIFICATION_PASSED,
     Verification.FAILED: wire.VERIFICATION_FAILED,
 }
+_log = logging.getLogger(__name__)
 
 
 class AdminService:
@@ -49,11 +51,13 @@ class AdminService:
         check = Check()
         release_id = check.id("release_id", request.release_id)
         check.close()
+        _log.info("asked to promote %s%s", release_id, ", by force" if request.force else "")
         self._holder.promote(release_id, force=request.force)
         return wire.PromoteReleaseResponse(release_id=release_id)
 
     def RollbackRelease(self, request: wire.RollbackReleaseRequest) -> wire.RollbackReleaseResponse:  # noqa: N802
         """See the .proto."""
+        _log.info("asked to roll back")
         return wire.RollbackReleaseResponse(release_id=self._holder.rollback())
 
     def ReloadRelease(self, request: wire.ReloadReleaseRequest) -> wire.ReloadReleaseResponse:  # noqa: N802

@@ -99,10 +99,12 @@ class Repository:
     def current_path(self) -> Path:
         """The directory of the live release. Raises ReleaseNotFound."""
         release_id = self.current()
+        if release_id is None and not self.root.exists():
+            raise ReleaseNotFound(f"there is no directory {self.root}: expected releases that `nearcart train` made")
         if release_id is None:
             raise ReleaseNotFound(
                 f"{self.root} has no live release: train one with `nearcart train EVENTS --releases {self.root}`, "
-                "or promote one with `nearcart releases promote ID`"
+                "or promote one with `nearcart releases promote ID --releases {self.root}`"
             )
         return self.path(release_id)
 

@@ -184,8 +184,8 @@ class Server:
         logger.info(
             "answering at %s, admin at %s, metrics at %s",
             self.address,
-            self.admin_address or "no address",
-            self.metrics_address or "no address",
+            self.admin_address or "no port",
+            self.metrics_address or "no port",
         )
 
     def _admin_transport(self) -> Transport:
@@ -235,6 +235,7 @@ def run_server(
             logger.info("%s: stopping", signal.Signals(number).name)
         finally:
             server.stop(drain=drain if ready else None)
+            logger.info("stopped")
         if server.is_busy or not starting.done():
             _end_process()
     finally:

@@ -92,7 +92,7 @@ class WatchedFiles(Generic[T]):
         return True
 
     def _complain(self, error: UsageError) -> None:
-        logger.error("%s. The former %s stay in use until then", error, self._what)
+        logger.error("%s. The former %s stay in use until that is mended", error, self._what)
 
     def _read(self) -> tuple[Contents, bool]:
         """The contents, and whether all of them have lain still for a while. Raises UsageError."""

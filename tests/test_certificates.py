@@ -204,7 +204,7 @@ def test_files_that_do_not_hold_up_leave_the_old_ones_and_are_logged_once_for_ea
         for _ in range(3):
             files.pass_time()
             assert code_of(address, authority, client) == OK
-        assert [each.endswith("stay in use until then") for each in messages(caplog, logging.ERROR)] == [True]
+        assert [each.endswith("stay in use until that is mended") for each in messages(caplog, logging.ERROR)] == [True]
         files.put(other.issue())
         write_settled(files.client_ca, authority.certificate)
         files.pass_time()

@@ -40,7 +40,7 @@ def test_the_version_is_the_packages(capsys):
         (
             ["serve", "--releases", "nowhere", "--address", "127.0.0.1:0", "--admin-address", ""],
             1,
-            "nowhere has no live release",
+            "there is no directory nowhere",
         ),
         (["serve", "--releases", "nowhere", "--device", "gpu"], 1, "--device gpu"),
         (["serve", "--releases", "nowhere", "--workers", "0"], 2, "--workers"),
@@ -57,7 +57,7 @@ def test_the_version_is_the_packages(capsys):
         (["train", "nowhere.csv", "--releases", "nowhere", "--factory", "NoSuchIndex"], 1, "NoSuchIndex"),
         (["train", "nowhere.csv", "--releases", "nowhere", "--factory", "HNSW1"], 1, "2 links"),
         (["train", "nowhere.csv", "--releases", "nowhere", "--init-scale", "0"], 2, "--init-scale"),
-        (["index", "--releases", "nowhere"], 1, "no live release"),
+        (["index", "--releases", "nowhere"], 1, "there is no directory nowhere"),
         (["index", "--releases", "nowhere", "--recall", "1.5"], 2, "at most 1"),
         (["query", "user", "a", "b"], 2, "takes one id"),
         (["query", "user", "a", "--filter", "category in (cups)"], 2, "is not the JSON of a filter"),

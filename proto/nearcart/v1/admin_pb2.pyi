@@ -268,7 +268,7 @@ class GetStatusResponse(_message.Message):
     in_flight: _builtins.int
     """Calls of RecommendationService being answered at this moment."""
     answered: _builtins.int
-    """Calls of RecommendationService answered since the start, refusals included."""
+    """Calls of RecommendationService answered by the workers that are alive, each since its start, refusals included."""
     workers: _builtins.int
     """Workers that are running."""
     worker_restarts: _builtins.int
