@@ -101,6 +101,7 @@ def test_the_bare_handler_makes_the_search_and_answers_as_long_as_a_real_answer(
         handle(b"somebody else")
 
 
+@pytest.mark.slow
 def test_everybody_is_measured_or_says_why_not(rows):
     found = {(row["server"], row["transport"]) for row in rows if "absent" not in row}
     absent = {(row["server"], row["transport"]): row["absent"] for row in rows if "absent" in row}
@@ -115,6 +116,7 @@ def test_everybody_is_measured_or_says_why_not(rows):
     )
 
 
+@pytest.mark.slow
 def test_every_row_of_a_load_has_its_load_and_no_call_fails_but_one_refused_for_the_load(rows):
     loads = [row for row in rows if row.get("loop") in ("open", "closed")]
     assert len(loads) >= 4 + 4 + 7
@@ -132,6 +134,7 @@ def test_every_row_of_a_load_has_its_load_and_no_call_fails_but_one_refused_for_
     )[: len(shares)]
 
 
+@pytest.mark.slow
 def test_the_timed_answers_have_the_recall_that_the_release_promises(rows):
     judged = [row for row in rows if "recall" in row]
     assert {row["server"] for row in judged} == {"in process", "full"}
@@ -143,6 +146,7 @@ def test_the_timed_answers_have_the_recall_that_the_release_promises(rows):
     assert full[0]["answer_bytes"] == pytest.approx(bare[0]["answer_bytes"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_search_alone_takes_less_than_the_whole_answer(rows):
     took = {row["measured"]: row["us_a_call"] for row in rows if row["server"] == "in process"}
     assert set(took) == {"search", f"search of {BATCH}", "recommend_for_users", f"recommend_for_users of {BATCH}"}
