@@ -58,6 +58,7 @@ def soak_rows(setting: Setting, folder: Path, minutes: float) -> Rows:
                 "transport": setting.transport,
                 "minutes": elapsed / 60,
                 "resident_bytes": metrics.sum("nearcart_worker_resident_bytes"),
+                "anonymous_bytes": server.anonymous_bytes(),
                 "open_files": server.open_files(),
                 "in_flight_afterwards": metrics.sum("nearcart_in_flight_calls"),
                 "offered": rate,
@@ -105,7 +106,9 @@ def plot(rows: Sequence[dict], path: Path) -> None:
 
     minutes = [row["minutes"] for row in rows]
     figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
-    above.plot(minutes, [row["resident_bytes"] / 2**20 for row in rows], linewidth=1)
+    for name, label in (("resident_bytes", "with what is mapped from files"), ("anonymous_bytes", "of its own")):
+        above.plot(minutes, [row[name] / 2**20 for row in rows], linewidth=1, label=label)
+    above.legend()
     above.set(ylabel="memory of the worker, MiB", title=f"mixed load, {rows[0]['offered']:,.0f} calls a second")
     above.set_ylim(bottom=0)
     for name in ("p50_ms", "p99_ms"):

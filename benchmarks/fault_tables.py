@@ -144,9 +144,9 @@ def _soak(rows: Sequence[RawRow]) -> Iterator[Line]:
     yield Line("soak: calls that ended as none should", sum(row["unexpected"] for row in rows), most=0)
     yield Line("soak: calls still under way at the end", rows[-1]["in_flight_afterwards"], most=0)
     for row, when in ((steady[0], "after a tenth"), (rows[-1], "at the end")):
-        yield Line(f"soak: memory {when}, MiB", row["resident_bytes"] / 2**20)
+        yield Line(f"soak: memory of its own {when}, MiB", row["anonymous_bytes"] / 2**20)
     if len(steady) > 2:
-        sizes = [row["resident_bytes"] / 2**20 for row in steady]
+        sizes = [row["anonymous_bytes"] / 2**20 for row in steady]
         slope = 60 * float(np.polyfit([row["minutes"] for row in steady], sizes, 1)[0])
         # Of a short soak the slope is noise.
         yield Line("soak: memory, MiB more an hour", slope, most=5 if rows[-1]["minutes"] >= 20 else None)

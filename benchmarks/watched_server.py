@@ -79,6 +79,16 @@ class WatchedServer:
         """File descriptors of the server and its workers."""
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (self.pid, *self.worker_pids()))
 
+    def anonymous_bytes(self) -> int:
+        """What the server and its workers hold of their own: what is mapped from files comes and goes as the kernel
+        likes."""
+        lines = [
+            line
+            for pid in (self.pid, *self.worker_pids())
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        ]
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
     def resident_bytes(self) -> float:
         """Of all workers, by their metrics."""
         return self.metrics().sum("nearcart_worker_resident_bytes")
