@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -112,13 +111,11 @@ def test_only_documented_statuses(name: str, snapshot: Any, caplog: pytest.LogCa
     answer = RecommendationService(lambda release_id: snapshot, CallMetrics()).methods()
     path = f"/{METHODS[name].containing_service.full_name}/{name}"
     response = GetMessageClass(METHODS[name].output_type)
-    seen: Counter[str] = Counter()
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(payloads(METHODS[name].input_type))
     def fuzz(payload: bytes) -> None:
         (outcome,) = answer[path]([payload])
-        seen["OK" if isinstance(outcome, bytes) else outcome.code.name] += 1
         if isinstance(outcome, bytes):
             response.FromString(outcome)
         else:
@@ -128,8 +125,6 @@ def test_only_documented_statuses(name: str, snapshot: Any, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         fuzz()
     assert not caplog.records, "a client's mistake is no fault of the server's"
-    assert seen["OK"] > 0
-    print(name, seen)
 
 
 def test_a_filter_far_deeper_than_is_allowed_is_refused(snapshot: Any) -> None:
