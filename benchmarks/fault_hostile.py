@@ -15,15 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fault_setting import CONNECTIONS, SMALL, Rows, Setting, saturation
+from benchmarks.fault_setting import CONNECTIONS, Rows, Setting, asked_of_small, saturation
 from benchmarks.hostile_clients import KINDS
 from benchmarks.http2_requests import Request
 from benchmarks.load import CallOptions, open_loop
-from benchmarks.made_catalogue import made_shop
-from benchmarks.made_release import AskedUsers, publish_shop
 from benchmarks.pinned_servers import ROOT, on_core
 from benchmarks.watched_server import WatchedServer, watched
-from engine.plan import IndexPlan
 
 SHARE = 0.25
 """Of the saturation."""
@@ -38,8 +35,7 @@ _CHILD = "from benchmarks.hostile_clients import main; main()"
 
 def hostile_rows(setting: Setting, folder: Path) -> Rows:
     """A row for each kind, and one before and after."""
-    n_items, factors = SMALL[setting.quick]
-    asked = AskedUsers.of(publish_shop(folder, made_shop(n_items, factors), IndexPlan()), 500)
+    asked = asked_of_small(setting, folder)
     requests = asked.requests()
     with watched(setting.cores.server, folder, setting.transport) as server, on_core(setting.cores.load):
         rate = SHARE * saturation(server.address, requests, setting.seconds)

@@ -18,15 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fault_setting import SMALL, Rows, Setting, percentiles
+from benchmarks.fault_setting import Rows, Setting, asked_of_small, percentiles
 from benchmarks.load import arrivals
-from benchmarks.made_catalogue import made_shop
-from benchmarks.made_release import AskedUsers, publish_shop
 from benchmarks.pinned_servers import on_core
 from benchmarks.watched_server import WatchedServer, watched
 from engine.client import Client
 from engine.errors import ClientError
-from engine.plan import IndexPlan
 
 _THREADS = 8
 _RATE = 400.0
@@ -50,8 +47,7 @@ class _Asked:
 
 def kill_rows(setting: Setting, folder: Path, n_kills: int) -> Rows:
     """One row for as long a time without kills, one with them."""
-    n_items, factors = SMALL[setting.quick]
-    asked = AskedUsers.of(publish_shop(folder, made_shop(n_items, factors), IndexPlan()), 500)
+    asked = asked_of_small(setting, folder)
     flags = ("--workers", "2")
     with watched(setting.cores.server, folder, setting.transport, *flags) as server, on_core(setting.cores.load):
         for measured, kills in (("steady", 0), ("kills", n_kills)):

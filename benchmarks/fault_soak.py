@@ -16,15 +16,12 @@ import numpy as np
 from google.protobuf.message import Message
 from nearcart.v1 import recommendation_pb2 as wire
 
-from benchmarks.fault_setting import CONNECTIONS, SMALL, Rows, Setting, percentiles, saturation
+from benchmarks.fault_setting import CONNECTIONS, Rows, Setting, asked_of_small, percentiles, saturation
 from benchmarks.http2_requests import Request
 from benchmarks.load import CallOptions, open_loop
-from benchmarks.made_catalogue import made_shop
-from benchmarks.made_release import AskedUsers, publish_shop
 from benchmarks.pinned_servers import on_core
 from benchmarks.timed_calls import status_name
 from benchmarks.watched_server import watched
-from engine.plan import IndexPlan
 
 SHARE = 0.25
 CANCEL_SHARE = 0.1
@@ -39,9 +36,8 @@ _KINDS = {"user": 0.4, "cart": 0.2, "similar": 0.15, "batch": 0.1, "limit": 0.05
 
 def soak_rows(setting: Setting, folder: Path, minutes: float) -> Rows:
     """A row for each slice."""
-    n_items, factors = SMALL[setting.quick]
-    asked = AskedUsers.of(publish_shop(folder, made_shop(n_items, factors), IndexPlan()), 500)
-    requests = mixed(asked.ids, n_items)
+    asked = asked_of_small(setting, folder)
+    requests = mixed(asked.ids, len(asked.item_vectors))
     with watched(setting.cores.server, folder, setting.transport) as server, on_core(setting.cores.load):
         rate = SHARE * saturation(server.address, requests, setting.seconds)
         options = CallOptions(cancel_share=CANCEL_SHARE, cancel_after_seconds=0.001, deadline_seconds=5.0)

@@ -25,7 +25,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.bare_servers import has_native
+from benchmarks.bare_servers import PATH, has_native
 from benchmarks.http2_requests import Request
 from benchmarks.load import CallOptions, closed_loop
 from benchmarks.made_catalogue import made_shop
@@ -74,7 +74,12 @@ def _measured(arguments: argparse.Namespace, folder: Path, requests: Sequence[Re
     cores = Cores.of_this_machine()
     for transport in ("grpcio", "native") if has_native() else ("grpcio",):
         for repeat in range(arguments.repeats):
-            yield {"measured": "start", "transport": transport, "repeat": repeat, **_start(cores, folder, transport)}
+            yield {
+                "measured": "start",
+                "transport": transport,
+                "repeat": repeat,
+                **_start(cores, folder, transport, requests),
+            }
         for workers in (1, arguments.workers):
             yield {"measured": "memory", "transport": transport, "workers": workers} | _memory(
                 cores, folder, transport, requests, workers
@@ -91,7 +96,7 @@ def _measured(arguments: argparse.Namespace, folder: Path, requests: Sequence[Re
                 }
 
 
-def _start(cores: Cores, folder: Path, transport: str) -> dict[str, Any]:
+def _start(cores: Cores, folder: Path, transport: str, requests: Sequence[Request]) -> dict[str, Any]:
     """From nothing to the first answer, and the answers that follow, one at a time."""
     began = time.perf_counter()
     with watched(cores.server, folder, transport) as server, on_core(cores.load):
@@ -99,13 +104,13 @@ def _start(cores: Cores, folder: Path, transport: str) -> dict[str, Any]:
         with grpc.insecure_channel(server.address) as channel:
             # A client's own first call is no business of the server's.
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
-            ask = channel.unary_unary("/nearcart.v1.RecommendationService/RecommendForUser")
+            ask = channel.unary_unary(PATH)
             took = []
-            for user in range(_ANSWERS):
+            for request in requests[:_ANSWERS]:
                 asked = time.perf_counter()
-                ask(b"\x0a\x0c" + f"user-{user:07}".encode(), timeout=10)
+                ask(request.payload, timeout=10)
                 took.append(time.perf_counter() - asked)
-                if not user:
+                if len(took) == 1:
                     first = time.perf_counter() - began
     return {
         "bound_seconds": bound,

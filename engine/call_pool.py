@@ -14,7 +14,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -66,7 +65,7 @@ class CallPool(ThreadPoolExecutor):
         if not self._receives:
             _log.warning("grpcio %s is newer than this server: silent clients hold up its threads", grpc.__version__)
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._newest: deque[_Work] = deque()
+        self._silent: dict[_Work, None] = {}
         self._looked, self._age = calls.clock(), 0.0
         self._local = threading.local()
         self._ours = [
@@ -104,13 +103,13 @@ class CallPool(ThreadPoolExecutor):
 
         def received(happened: object) -> Any:
             done = take(happened)
-            work.is_received = True
+            self._silent.pop(work, None)
             self._waiting.put(work)
             return done
 
         event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
         state.due.add(inside._RECEIVE_MESSAGE_TOKEN)
-        self._newest.append(work)
+        self._silent[work] = None
         return work
 
     def cut_off_silent(self) -> None:
@@ -118,12 +117,10 @@ class CallPool(ThreadPoolExecutor):
         now = self._calls.clock()
         self._age += min(now - self._looked, _STALL_SECONDS)
         self._looked = now
-        newest = self._newest
         born_before = self._age - (MESSAGE_SECONDS_WHEN_FULL if self._calls.is_full else MESSAGE_SECONDS)
-        while newest and (newest[0].is_received or newest[0].born < born_before):
-            work = newest.popleft()
-            if not work.is_received:
-                work.cut_off()
+        while self._silent and (oldest := next(iter(self._silent))).born < born_before:
+            del self._silent[oldest]
+            oldest.cut_off()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the threads end after what they work on."""
@@ -156,7 +153,6 @@ class _Work:
         cut_off: Callable[[], object] = lambda: None,
     ) -> None:
         self.run, self.arrived, self.born, self.cut_off = run, arrived, born, cut_off
-        self.is_received = False
         self._tell: Callable[[_Work], object] | None = None
         self._done = False
         self._lock = threading.Lock()
