@@ -1,18 +1,22 @@
 """What does `nearcart serve` cost beside its answers: to start, in memory for each worker, and for its metrics?
 
     python -m benchmarks.server_costs [--items 1000000] [--factors 128] [--users 5000000] [--workers 4] [--repeats 5]
-        [--seconds 5] [--quick] [--json FILE]
+        [--seconds 2] [--quick] [--json FILE]
 
-A made release of that size is published; its files stay in the page cache. Starting is timed from before the process
-is there to the first answer, imports included, on one core; the first answer, over a connection that asked for health
-before, is held against those around the hundredth. Memory is what the kernel calls proportional (Pss: a page that n
-processes map counts as an n-th for each), of all processes, after two thousand users were asked for, with one worker
-and with several. Metrics are scraped every second, and a server that counts nothing takes turns with the real one.
+A made release of that size is published, and its files are read before each start, so that they lie in the page cache
+as far as the machine leaves them there; pages that came from the disk all the same are counted. Starting is timed from
+before the process is there to the first answer, imports included, on one core; the first answer, over a connection that
+asked for health before, is held against those around the hundredth. Memory is what the kernel calls proportional (Pss:
+a page that n processes map counts as an n-th for each), of all processes, after two thousand users were asked for, with
+one worker and with several. Metrics are scraped every second; every few seconds one and the same server is told to
+count, or to count nothing, and the rates of each such pair are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import tempfile
 import threading
@@ -30,7 +34,7 @@ from benchmarks.http2_requests import Request
 from benchmarks.load import CallOptions, closed_loop
 from benchmarks.made_catalogue import made_shop
 from benchmarks.made_release import AskedUsers, publish_shop
-from benchmarks.pinned_servers import NEARCART, Cores, on_core
+from benchmarks.pinned_servers import Cores, on_core
 from benchmarks.raw_rows import write_rows
 from benchmarks.watched_server import WatchedServer, watched
 from engine.libraries import use_one_thread
@@ -38,15 +42,33 @@ from engine.plan import AUTO, IndexPlan
 
 _ASKED = 2_000
 _ANSWERS = 200
+_READ_BYTES = 1 << 24
+_STARTS = (
+    "bound_seconds",
+    "first_answer_seconds",
+    "first_ms",
+    "first_from_disk",
+    "hundredth_ms",
+    "hundredth_from_disk",
+)
 _SCRAPE_SECONDS = 1.0
-_COUNTING_NOTHING = """
-import sys
-from engine import call_metrics
-for name in ("answered", "staged"):
-    setattr(call_metrics.CallMetrics, name, lambda *arguments, **named: None)
+_SWITCHED = """
+import signal, sys
+from engine.call_metrics import CallMetrics
+counting = {name: getattr(CallMetrics, name) for name in ("answered", "staged")}
+def count(*signal):
+    for name, method in counting.items():
+        setattr(CallMetrics, name, method)
+def count_nothing(*signal):
+    for name in counting:
+        setattr(CallMetrics, name, lambda *arguments: None)
+signal.signal(signal.SIGUSR1, count)
+signal.signal(signal.SIGUSR2, count_nothing)
 from engine.cli import main
 sys.exit(main())
 """
+_PAIRS = 10
+"""Of loads with and without counting, on one server."""
 Rows = Iterator[dict[str, Any]]
 
 
@@ -85,19 +107,16 @@ def _measured(arguments: argparse.Namespace, folder: Path, requests: Sequence[Re
                 cores, folder, transport, requests, workers
             )
         for repeat in range(arguments.repeats):
-            for counts in (True, False) if repeat % 2 else (False, True):
-                rate = _rate(cores, folder, transport, requests, arguments.seconds, counts=counts)
-                yield {
-                    "measured": "metrics",
-                    "transport": transport,
-                    "repeat": repeat,
-                    "counts": counts,
-                    "achieved": rate,
-                }
+            common = {"measured": "metrics", "transport": transport, "repeat": repeat}
+            for row in _metrics(cores, folder, transport, requests, arguments.seconds):
+                yield {**common, **row}
 
 
 def _start(cores: Cores, folder: Path, transport: str, requests: Sequence[Request]) -> dict[str, Any]:
     """From nothing to the first answer, and the answers that follow, one at a time."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _read(path)
     began = time.perf_counter()
     with watched(cores.server, folder, transport) as server, on_core(cores.load):
         bound = time.perf_counter() - began
@@ -105,19 +124,34 @@ def _start(cores: Cores, folder: Path, transport: str, requests: Sequence[Reques
             # A client's own first call is no business of the server's.
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
             ask = channel.unary_unary(PATH)
-            took = []
+            took, from_disk = [], [_pages_from_disk(server.pid)]
             for request in requests[:_ANSWERS]:
                 asked = time.perf_counter()
                 ask(request.payload, timeout=10)
-                took.append(time.perf_counter() - asked)
+                took.append((time.perf_counter() - asked) * 1e3)
                 if len(took) == 1:
                     first = time.perf_counter() - began
+                from_disk.append(_pages_from_disk(server.pid))
     return {
         "bound_seconds": bound,
         "first_answer_seconds": first,
-        "first_ms": took[0] * 1e3,
-        "hundredth_ms": float(np.median(took[90:110])) * 1e3,
+        "first_ms": took[0],
+        "first_from_disk": from_disk[1] - from_disk[0],
+        "hundredth_ms": float(np.median(took[90:110])),
+        "hundredth_from_disk": float(np.median(np.diff(from_disk[90:111]))),
     }
+
+
+def _read(path: Path) -> None:
+    """All of it, so that it lies in the page cache."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(_READ_BYTES):
+            pass
+
+
+def _pages_from_disk(pid: int) -> int:
+    """That the process has waited for: its major faults."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[9])
 
 
 def _memory(cores: Cores, folder: Path, transport: str, requests: Sequence[Request], workers: int) -> dict[str, Any]:
@@ -140,21 +174,27 @@ def _sizes(pid: int) -> dict[str, int]:
     return {name: int(size.split()[0]) * 1024 for name, _, size in (line.partition(":") for line in lines)}
 
 
-def _rate(
-    cores: Cores, folder: Path, transport: str, requests: Sequence[Request], seconds: float, *, counts: bool
-) -> float:
-    """Calls a second at saturation."""
-    program = NEARCART if counts else (sys.executable, "-c", _COUNTING_NOTHING)
-    options = CallOptions(warmup_seconds=min(1.0, seconds / 4))
-    over = threading.Event()
+def _metrics(cores: Cores, folder: Path, transport: str, requests: Sequence[Request], seconds: float) -> Rows:
+    """Calls a second at saturation, with and without counting, in turns."""
+    program = (sys.executable, "-c", _SWITCHED)
     with watched(cores.server, folder, transport, program=program) as server, on_core(cores.load):
-        scraping = threading.Thread(target=_scrape, args=(server, over))
-        if counts:
-            scraping.start()
-        row = closed_loop(server.address, requests, seconds, options=options).row()
-        over.set()
-        if counts:
-            scraping.join()
+        closed_loop(server.address, requests, seconds / 4, options=CallOptions())
+        for pair in range(_PAIRS):
+            for counts in (True, False) if pair % 2 else (False, True):
+                os.kill(server.pid, signal.SIGUSR1 if counts else signal.SIGUSR2)
+                yield {"pair": pair, "counts": counts, "achieved": _rate(server, requests, seconds, scrapes=counts)}
+
+
+def _rate(server: WatchedServer, requests: Sequence[Request], seconds: float, *, scrapes: bool) -> float:
+    """Calls a second at saturation."""
+    over = threading.Event()
+    scraping = threading.Thread(target=_scrape, args=(server, over))
+    if scrapes:
+        scraping.start()
+    row = closed_loop(server.address, requests, seconds, options=CallOptions(warmup_seconds=seconds / 8)).row()
+    over.set()
+    if scrapes:
+        scraping.join()
     assert not row["errors"], row["errors"]
     return float(row["achieved"])
 
@@ -169,7 +209,7 @@ def _print_summary(rows: Sequence[dict[str, Any]]) -> None:
     for transport in dict.fromkeys(row["transport"] for row in rows):
         chosen = [row for row in rows if row["transport"] == transport]
         starts = [row for row in chosen if row["measured"] == "start"]
-        for name in ("bound_seconds", "first_answer_seconds", "first_ms", "hundredth_ms"):
+        for name in _STARTS:
             _print_spread(f"{transport}: {name}", [row[name] for row in starts])
         for row in chosen:
             if row["measured"] == "memory":
@@ -202,7 +242,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=5_000_000, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=4, help="whose memory is held against one's")
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a load (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="small and short: checks that the benchmark runs")
     parser.add_argument("--json", type=Path, help="write the raw rows here")
     arguments = parser.parse_args()

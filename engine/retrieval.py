@@ -1,4 +1,4 @@
-"""A snapshot: one release loaded, checked and warmed, which answers queries by id until it is dropped.
+"""A snapshot: one release loaded and checked, which answers queries by id until it is dropped.
 
 A snapshot never changes; publishing makes a new one and swaps the reference, so users, items, attributes and index
 always belong together. Ids become rows on the way in and ids again on the way out. Every answer has exactly min(limit,
@@ -28,7 +28,7 @@ from engine.kinds import Kind
 from engine.masks import Masks
 from engine.parts import Sizes
 from engine.popular import Popular
-from engine.queries import DEFAULT_LIMIT, MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
+from engine.queries import MAX_SHARES, Answer, CartQuery, Repeat, SimilarQuery, Source, UserQuery
 from engine.recommender import DenseMemory, Query, Recommender
 from engine.release import Release
 from engine.restrictions import Allowed, Restrictions, Rows
@@ -38,8 +38,6 @@ from engine.stacked import OfEach
 from engine.stored_users import Answered, StoredUsers
 
 TITLE = "title"
-_WARMING = 32
-"""Users who are answered before a release serves."""
 _NO_VALUES: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 
@@ -94,7 +92,7 @@ class Snapshot:
 
     @classmethod
     def open(cls, directory: Path, watch: SearchWatch | None = None) -> Snapshot:
-        """Load, check and warm the release in `directory`. Raises ReleaseError."""
+        """Load and check the release in `directory`. Raises ReleaseError."""
         return cls(Release(directory), watch)
 
     def recommend_for_users(self, queries: Sequence[UserQuery]) -> list[Answer]:
@@ -108,6 +106,11 @@ class Snapshot:
         None where the release answers its users with more than vectors. Raises ReleaseCorrupt.
         """
         return None if self._stored is None else self._stored.answer(user_ids, limit)
+
+    @property
+    def user_ids(self) -> StringTable:
+        """Whom the release knows."""
+        return self._users.strings
 
     @property
     def item_ids(self) -> StringTable:
@@ -132,14 +135,6 @@ class Snapshot:
         """The title of each item, "" where it has none or is unknown."""
         rows = self._items.rows(item_ids).tolist()
         return ["" if self._titles is None or row < 0 else self._titles[row] for row in rows]
-
-    def warm(self) -> None:
-        """Answer some users, by each way there is, so that the first who asks waits no longer than the hundredth."""
-        n_users = len(self._users)
-        for row in range(0, n_users, max(1, n_users // _WARMING)):
-            user_id = self._users[row]
-            self.answer_users([user_id], DEFAULT_LIMIT)
-            self.recommend_for_users([UserQuery(user_id)])
 
     def _for_user(self, query: UserQuery, allowed: Allowed) -> _Plan:
         user = self._users.row(query.user_id)

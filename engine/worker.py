@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpcio": GrpcioTransport, "native": NativeTransport}
 """By the name that --transport gives them."""
 OpenSnapshot = Callable[[Path, "SearchWatch | None"], ServedSnapshot]
-"""Opens a release, and tells the watch of its searches. Raises ReleaseError."""
+"""Opens a release and warms it; tells the watch of its searches. Raises ReleaseError."""
 
 
 class Worker:
@@ -106,9 +106,7 @@ class Worker:
             if each.release_id == path.name:
                 return each
         self._prepare()
-        snapshot = self._open(path, self._sampler if self._options.recall_sample_share else None)
-        snapshot.warm()
-        return snapshot
+        return self._open(path, self._sampler if self._options.recall_sample_share else None)
 
     def serve(self, loaded: ServedSnapshot) -> None:
         """As the protocol says. The release before stays loaded, for calls that name it and for going back."""
@@ -174,7 +172,12 @@ def opened_worker(options: WorkerOptions) -> Worker:
     from engine.libraries import use_one_thread
     from engine.retrieval import Snapshot
 
-    return Worker(options, Snapshot.open, use_one_thread)
+    def opened(path: Path, watch: SearchWatch | None) -> Snapshot:
+        snapshot = Snapshot.open(path, watch)
+        service.warm(snapshot, snapshot.user_ids)
+        return snapshot
+
+    return Worker(options, opened, use_one_thread)
 
 
 def resident_bytes() -> int:

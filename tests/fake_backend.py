@@ -58,9 +58,6 @@ class FakeSnapshot:
             raise UnknownItem(f"this shop does not hold the item {query.item_id[:128]!r}")
         return self._first(query, [query.item_id], [query.item_id], Source.SIMILAR)
 
-    def warm(self) -> None:
-        pass
-
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [each.upper() if each != ITEMS[0] else "" for each in item_ids]
 

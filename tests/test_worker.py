@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 from fake_backend import FakeReleases, FakeSnapshot, channel_to
 from nearcart.v1 import recommendation_pb2 as wire
 from nearcart.v1 import recommendation_pb2_grpc
+from small_release import publish, small_shop
 
+from engine.repository import Repository
+from engine.retrieval import Snapshot
 from engine.serving import WorkerOptions
-from engine.worker import Worker, resident_bytes
+from engine.worker import Worker, opened_worker, resident_bytes
 
 RELEASES = [f"release {n}" for n in (1, 2, 3)]
 
@@ -116,3 +120,25 @@ def test_memory_grows_with_what_is_kept() -> None:
     kept = bytearray(b"x" * 50_000_000)
     assert resident_bytes() > before + 40_000_000
     assert len(kept) == 50_000_000
+
+
+def test_a_release_is_asked_in_every_way_before_it_serves_and_nothing_of_it_is_counted(tmp_path, monkeypatch) -> None:
+    ways = ("answer_users", "recommend_for_users", "recommend_for_carts", "similar_items")
+    asked = Counter()
+
+    def counted(way, ask):
+        return lambda *arguments: (asked.update([way]), ask(*arguments))[1]
+
+    for way in ways:
+        monkeypatch.setattr(Snapshot, way, counted(way, getattr(Snapshot, way)))
+    repository = Repository(tmp_path)
+    publish(repository, small_shop(n_users=40, n_items=50))
+    worker = opened_worker(WorkerOptions(address="127.0.0.1:0", recall_sample_share=1.0))
+    try:
+        worker.serve(worker.load(repository.current_path()))
+        assert {way: asked[way] >= 20 for way in ways} == dict.fromkeys(ways, True)
+        (figures,) = worker.figures()
+        assert (figures["calls"], figures["recall"]["sampled"]) == ([], 0)
+        assert sum(figures["batches"]["buckets"]) == sum(figures["stages"]["search"]["buckets"]) == 0
+    finally:
+        worker.stop(0)
